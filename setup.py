@@ -1,0 +1,26 @@
+"Everything about the package stands in settings.ini, except its version, which is in xai_nb/__init__.py."
+import re
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import setup
+
+here = Path(__file__).parent
+ini = ConfigParser(delimiters=['='], interpolation=None)
+ini.read(here/'settings.ini', encoding='utf-8')
+cfg = ini['DEFAULT']
+lib = cfg['lib_name']
+
+setup(
+    version = re.search(r"__version__ = ['\"](.+?)['\"]", (here/lib/'__init__.py').read_text(encoding='utf-8')).group(1),
+    description = cfg['description'],
+    long_description = (here/'README.md').read_text(encoding='utf-8'),
+    long_description_content_type = 'text/markdown',
+    author = cfg['author'],
+    keywords = cfg['keywords'].split(),
+    python_requires = '>=' + cfg['min_python'],
+    install_requires = cfg['requirements'].split(),
+    extras_require = {'dev': cfg['dev_requirements'].split()},
+    entry_points = {'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
+    packages = [lib],
+    package_data = {lib: ['*.safetensors']},
+)
