@@ -10,7 +10,7 @@ import torch
 from .core import Score, as_baselines, own_grad_mode
 from .path import integrate, completeness_gap
 
-# %% ../nbs/02_ig.ipynb #34f3c269
+# %% ../nbs/02_ig.ipynb #92d6a151
 @own_grad_mode
 def integrated_gradients(
     model,                    # Any callable from a batch to logits `(B, C)`
@@ -29,8 +29,10 @@ def integrated_gradients(
     F = Score(model, inputs, target, output, internal_batch_size)
     baselines = as_baselines(baselines, F.inputs)
     def gradient(z, rows):
-        z.requires_grad_()
-        return torch.autograd.grad(F(z, rows).sum(), z)[0]
+        f = F(z.requires_grad_(), rows).sum()
+        g = torch.autograd.grad(f, z, allow_unused=True)[0] if f.requires_grad else None
+        if g is None: raise ValueError("the score does not depend on the inputs through anything that can be differentiated")
+        return g
     mean_gradient = integrate(gradient, F, baselines, n_steps, method, progress and 'integrated gradients')
     attributions = ((F.inputs - baselines)*mean_gradient).to(inputs.dtype).contiguous()
     return (attributions, completeness_gap(attributions, F, baselines)) if return_convergence_delta else attributions

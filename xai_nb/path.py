@@ -41,7 +41,7 @@ def _sum_to_one(w, dtype):
     totals = np.r_[0, np.rint(np.cumsum(w)[:-1]*one), one]
     return torch.as_tensor(np.diff(totals)/one, dtype=dtype)
 
-# %% ../nbs/01_path.ipynb #d1c51e54
+# %% ../nbs/01_path.ipynb #3f779037
 def integrate(
     step,                   # $g$: `(z, rows)` to `(n, …)`; `z`, `(n, …)`, are points and `rows`, `(n,)`, tells the image each belongs to
     F:Score,                # Holds the inputs and the chunk size
@@ -49,9 +49,10 @@ def integrate(
     n_steps:int=50,         # $n$, points on the path of each image
     method:str='midpoint',  # See `path_rule`
     progress=False,         # Show a bar? A string is its label
-    )->torch.Tensor:        # `(B, …)`, the weighted sum for each image
+    )->torch.Tensor:        # `(B, …)`, the weighted sum for each image; in float32 for half precision
     "Sum `step` over the straight line from the baselines to the inputs, a chunk of points at a time"
-    x, d = F.inputs, F.inputs - baselines
+    x, baselines = F.inputs, torch.empty_like(F.inputs).copy_(baselines)     # in the same memory layout
+    d = x - baselines
     alphas, weights = path_rule(n_steps, method, x.dtype, x.device)
     bar = tqdm(total=len(x)*n_steps, disable=not progress, desc=progress if isinstance(progress, str) else None, unit='point', leave=False)
 
@@ -62,7 +63,7 @@ def integrate(
             z = (baselines[i:j] + a*d[i:j]).to(x.dtype).flatten(0, 1)
             g = step(z, torch.arange(i, j, device=x.device).repeat(l - k))
             bar.update(b*(l - k))
-            return torch.tensordot(weights[k:l].to(g.dtype), g.unflatten(0, (l - k, b)), 1)
+            return torch.tensordot(weights[k:l], g.to(weights.dtype).unflatten(0, (l - k, b)), 1)
         return sum(F.chunk.run(points, n_steps, per=b))
 
     with bar: total = torch.cat(list(F.chunk.run(images, len(x))))
