@@ -10,7 +10,7 @@ import torch
 from .core import Score, as_baselines, as_mask, own_grad_mode
 from .layers import find_layer, layer_integral
 
-# %% ../nbs/05_ipna.ipynb #e6bedefd
+# %% ../nbs/05_ipna.ipynb #d1847a4f
 @own_grad_mode
 def ipna(
     model,                    # Any callable from a batch to logits `(B, C)`
@@ -31,4 +31,4 @@ def ipna(
     F = Score(model, inputs, target, output, internal_batch_size)
     baselines = as_baselines(baselines, F.inputs)
     moving = (F.inputs - baselines)*as_mask(patch, F.inputs)
-    return layer_integral(F, find_layer(model, layer), moving, baselines, n_steps, method, call, progress and 'ipna').contiguous()
+    return layer_integral(F, find_layer(model, layer), moving, baselines, n_steps, method, call, progress and 'ipna').to(F.inputs.dtype).contiguous()
