@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['n_units', 'top_units', 'prune', 'PruneCurve', 'prune_curve']
 
-# %% ../nbs/06_prune.ipynb #b0b04a5c
-import math, torch
+# %% ../nbs/06_prune.ipynb #bdca4b16
+import math, operator, torch, warnings
 from contextlib import contextmanager
+from contextvars import ContextVar
+from numbers import Real
 from typing import NamedTuple
 from tqdm.auto import tqdm
-from .core import Score, as_baselines, as_mask, image_rows, own_grad_mode
+from .core import Score, as_mask, image_rows, no_fast_path, own_grad_mode, ready
 from .ig import integrated_gradients
 from .layers import find_layer, replace_output
 
-# %% ../nbs/06_prune.ipynb #fbb7f716
+# %% ../nbs/06_prune.ipynb #311964d9
 def n_units(n:int, percent:float)->int:
     "How many of `n` units are `percent` of them: rounded half up, at least 1 above 0 percent; `ValueError` outside 0 to 100"
-    if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not 0 <= percent <= 100:
+    if isinstance(percent, bool) or not isinstance(percent, Real) or not 0 <= percent <= 100:
         raise ValueError(f"percent must be a number from 0 to 100, not {percent!r}")
     return min(n, max(1, math.floor(percent*n/100 + .5))) if percent else 0
 
@@ -31,7 +33,7 @@ def top_units(
     first = flat.argsort(dim=1, descending=True, stable=True)[:, :n_units(flat.shape[1], percent)]
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, first, True).view_as(scores)
 
-# %% ../nbs/06_prune.ipynb #443aca44
+# %% ../nbs/06_prune.ipynb #3ae23b82
 @contextmanager
 def prune(
     model:torch.nn.Module,
@@ -41,46 +43,69 @@ def prune(
     call:int=-1,         # Which call of a layer that is used several times
 ):
     "Inside this context the highest-ranked units of the layer are zero; `ValueError` for bad input, also when the model is run"
-    layer, pruned = find_layer(model, layer), _Pruned(scores.detach(), percent, call)
-    n_units(1, percent)
+    layer, pruned = find_layer(model, layer), _Pruned(scores, percent, call)
     if not isinstance(model, torch.nn.Module): raise ValueError("prune needs the nn.Module itself, not a function around it")
-    handles = [model.register_forward_pre_hook(pruned.start, with_kwargs=True), layer.register_forward_hook(pruned)]
-    try: yield model
+    if hasattr(model, '_orig_mod'): raise ValueError("prune cannot look into a compiled model: give the model before torch.compile")
+    ready(model)
+    handles = [model.register_forward_pre_hook(pruned.start, with_kwargs=True), layer.register_forward_hook(pruned),
+               model.register_forward_hook(pruned.done, always_call=True)]
+    try:
+        yield model
+        if not pruned.used: warnings.warn("nothing was pruned: the layer did not run inside `prune`", stacklevel=3)
     finally:
         for h in handles: h.remove()
 
-# %% ../nbs/06_prune.ipynb #0165cba7
+# %% ../nbs/06_prune.ipynb #29b4a7f5
+_counting = ContextVar('counting', default=None) # the `_Pruned` that counts; others, in nested contexts, wait
+
 class _Pruned:
-    "The hooks of `prune`: one at the model, which counts the layer's calls, and one at the layer"
-    counting = None # the one that counts; the others, in nested contexts, wait
-    def __init__(self, scores, percent, call): self.scores, self.percent, self.call, self.calls, self.count, self.drop = scores, percent, call, None, 0, None
+    "The hooks of `prune`: before and after the model, to count the layer's calls, and after the layer"
+    def __init__(self, scores, percent, call):
+        n_units(1, percent)
+        self.scores, self.percent, self.call = torch.as_tensor(scores).detach(), percent, operator.index(call)
+        self.calls, self.count, self.inside, self.used, self.drop = None, 0, False, False, None
 
     def start(self, model, args, kwargs):
-        if _Pruned.counting: return
+        if _counting.get(): return
         if self.calls is None:                                                  # before the first pass: how often is the layer called?
-            _Pruned.counting, self.count = self, 0
+            copy, token = lambda a: a.clone() if isinstance(a, torch.Tensor) else a, _counting.set(self)
             try:
-                with torch.no_grad(): model(*(a.clone() if isinstance(a, torch.Tensor) else a for a in args), **kwargs)
-            finally: _Pruned.counting = None
-            self.calls = self.count
-            if not -self.calls <= self.call < self.calls: raise ValueError(f"a forward pass calls the layer {self.calls} times; there is no call {self.call}")
-        self.count = 0
+                with torch.no_grad(), no_fast_path: model(*map(copy, args), **{k: copy(v) for k, v in kwargs.items()})
+            finally:
+                self.calls, self.count = self.count, 0
+                _counting.reset(token)
+            if not -self.calls <= self.call < self.calls:
+                calls, self.calls = self.calls, None
+                raise ValueError(f"a forward pass calls the layer {calls} times; there is no call {self.call}")
+        self.count, self.inside = 0, True
+
+    def done(self, model, args, out):
+        if _counting.get(): return
+        self.inside = False
+        if self.count != self.calls and self.call < 0: raise ValueError(f"the layer was called {self.count} times, and {self.calls} times in the first pass: count `call` from 0")
 
     def __call__(self, layer, args, out):
-        if _Pruned.counting not in (None, self): return
-        if self.calls is None and not _Pruned.counting: raise ValueError("the layer ran outside of the model that was given to prune")
+        if _counting.get() not in (None, self): return
         now, self.count = self.count, self.count + 1
-        if _Pruned.counting is None and self.calls and now == self.call % self.calls: return replace_output(out, self.zero)
+        if _counting.get(): return
+        if not self.inside: raise ValueError("the layer ran outside of the model that was given to prune")
+        if now == self.call % self.calls:
+            self.used = True
+            return replace_output(out, self.zero)
+
+    @torch.inference_mode(False)
+    def rank(self, unit, device):
+        "Which units go, `(B or 1, …)`, or `None` when none does"
+        s = self.scores.clone() if self.scores.is_inference() else self.scores
+        if s.shape != unit and s.shape[1:] != unit: raise ValueError(f"scores of shape {tuple(s.shape)} do not fit a layer with outputs (B, {', '.join(map(str, unit))})")
+        return top_units(s[None] if s.shape == unit else s, self.percent).to(device)
 
     def zero(self, y):
-        if self.drop is None:
-            s, unit = self.scores, y.shape[1:]
-            if s.shape != unit and s.shape[1:] != unit: raise ValueError(f"scores of shape {tuple(s.shape)} do not fit a layer with outputs (B, {', '.join(map(str, unit))})")
-            self.drop = top_units(s[None] if s.shape == unit else s, self.percent).to(y.device)
-        drop, rows = self.drop, image_rows()
+        if self.drop is None: self.drop = self.rank(y.shape[1:], y.device)
+        drop, (rows, n) = self.drop, image_rows() or (None, len(y))
+        if len(drop) not in (1, n): raise ValueError(f"{len(drop)} rankings for a batch of {n}: give one ranking, or the batch that was ranked")
         if len(drop) > 1 and rows is not None: drop = drop[rows]
-        if len(drop) not in (1, len(y)): raise ValueError(f"{len(drop)} rankings for a batch of {len(y)}: give one ranking, or the batch that was ranked")
-        return y.masked_fill(drop, 0)
+        return y.masked_fill(drop, 0) if self.percent else y
 
 # %% ../nbs/06_prune.ipynb #0a9f57ce
 class PruneCurve(NamedTuple):
