@@ -125,7 +125,7 @@ def points_needed(
         n *= factor
     return math.inf, seen
 
-# %% ../nbs/24_bench.ipynb #fbd0c882
+# %% ../nbs/24_bench.ipynb #0c7ba0be
 class Row(NamedTuple):
     "One comparison: ratios above 1 are in our favour"
     what:str
@@ -136,6 +136,7 @@ class Row(NamedTuple):
     peer_mib:float
     note:str
 
+# %% ../nbs/24_bench.ipynb #836221f3
 def row_ipna(c, device, error=.05, most=1 << 13, n_ref=2048):
     "(a) IPNA to 5 % L1 error, against the finite-difference scheme"
     kw = dict(baselines=c.black, output='prob')
@@ -149,6 +150,7 @@ def row_ipna(c, device, error=.05, most=1 << 13, n_ref=2048):
     note = f"{n} points against {m if exact else f'more than {most} (error there {peer[-1][1]:.3f}), so the ratios are at least these'}; error at 256: {l1(a.result, ref):.3f} and {l1(b.result, ref):.3f}"
     return [Row(f'IPNA to {error:.0%} L1 error', 'finite differences', work, work*b.seconds/a.seconds, a.mib, b.mib, note)]
 
+# %% ../nbs/24_bench.ipynb #79b6f170
 def row_conductance(c, device, n_steps=50, units=32, n_ref=2048, most=1 << 12):
     "(b) conductance of a whole layer, against Captum's LayerConductance at equal error and NeuronConductance unit by unit"
     from captum.attr import LayerConductance, NeuronConductance
@@ -170,6 +172,7 @@ def row_conductance(c, device, n_steps=50, units=32, n_ref=2048, most=1 << 12):
     d, total = measure(unit_by_unit, device), a.result[0].numel()
     return rows + [Row(f'conductance of all {total} units', 'Captum NeuronConductance', total, d.seconds/units*total/a.seconds, a.mib, d.mib, f'extrapolated from {units} units')]
 
+# %% ../nbs/24_bench.ipynb #d0d62183
 def row_stream(c, device, n_points=256, chunk=8, repeats=3):
     "(c) path points per second, against the bare loop of forward and backward calls at the same chunk size"
     F = Score(c.model, c.x, c.target)

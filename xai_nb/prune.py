@@ -107,7 +107,7 @@ class _Pruned:
         if len(drop) > 1 and rows is not None: drop = drop[rows]
         return y.masked_fill(drop, 0) if self.percent else y
 
-# %% ../nbs/06_prune.ipynb #0a9f57ce
+# %% ../nbs/06_prune.ipynb #84e64db7
 class PruneCurve(NamedTuple):
     "What is left after pruning: one row for each share, one column for each image"
     percents:torch.Tensor # `(P,)`, shares in percent
@@ -116,6 +116,7 @@ class PruneCurve(NamedTuple):
     outside:torch.Tensor  # `(P, B)`, IG summed over the rest
     total:torch.Tensor    # `(P, B)`, IG summed over the image
 
+# %% ../nbs/06_prune.ipynb #9882b1d0
 @own_grad_mode
 def prune_curve(
     model:torch.nn.Module,

@@ -15,7 +15,7 @@ from .ipna import ipna
 from .prune import prune
 from .show import overlay, attribution_scale, draw_box, as_picture, colour_key
 
-# %% ../nbs/21_traffic_light.ipynb #93de0565
+# %% ../nbs/21_traffic_light.ipynb #8880208a
 class Stage(NamedTuple):
     "What the network says, and IG's account of it"
     score:torch.Tensor      # `(B,)`, what is attributed
@@ -34,6 +34,7 @@ class Experiment(NamedTuple):
     scores:dict # `'ipna'` and `'conductance'`: `(B, …)` like the layer's output
     target:torch.Tensor # `(B,)`
 
+# %% ../nbs/21_traffic_light.ipynb #8e22ffe4
 @own_grad_mode
 def traffic_light(
     model:torch.nn.Module,
