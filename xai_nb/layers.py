@@ -6,10 +6,11 @@
 __all__ = ['plain_attention', 'layer_names', 'find_layer', 'Look', 'replace_output', 'look_inside', 'layer_integral',
            'which_call', 'conductance']
 
-# %% ../nbs/04_layers.ipynb #983bfd9e
+# %% ../nbs/04_layers.ipynb #b377f2fe
 import torch, warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
+from threading import get_ident
 from torch import nn
 from torch.autograd import forward_ad as fwd
 from .core import Score, WhileNeeded, as_baselines, no_fast_path, own_grad_mode
@@ -36,12 +37,13 @@ def find_layer(
     near = get_close_matches(str(layer), names, 5, .5) or names[:12]
     raise ValueError(f"no layer {layer!r}; did you mean {', '.join(near)}? (layer_names(model) lists all {len(names)})")
 
-# %% ../nbs/04_layers.ipynb #c936768e
+# %% ../nbs/04_layers.ipynb #eca2ead2
 class Look:
     "A hook at one call of `layer`: reads what comes out and hands on a leaf for the backward pass"
-    def __init__(self, layer:nn.Module, call:int): self.layer, self.call = layer, call
+    def __init__(self, layer:nn.Module, call:int): self.layer, self.call, self.thread = layer, call, get_ident()
 
     def __call__(self, module, args, out):
+        if get_ident() != self.thread: return                               # somebody else's forward pass
         if self.count == self.call: out = replace_output(out, self.look)
         self.count += 1
         return out
@@ -126,7 +128,7 @@ def _double_backward(y, z, direction):
         if isinstance(e, torch.OutOfMemoryError): raise
         raise RuntimeError("below the layer is an operation with neither a forward-mode nor a second derivative") from e
 
-# %% ../nbs/04_layers.ipynb #8ca27b7b
+# %% ../nbs/04_layers.ipynb #609c8f9a
 def layer_integral(F, layer, direction, baselines, n_steps, method, call=-1, progress=False):
     "$\\int \\partial F/\\partial y \\odot J_y[d]\\,d\\alpha$ with `direction` $d$ `(B, …)`: `(B, …)` like the layer's output"
     call = which_call(F, layer, call)
@@ -148,8 +150,10 @@ def _no_forward_mode(e):
 
 def which_call(F, layer, call=-1):
     "The index, from 0, of the layer's `call` in one forward pass; `ValueError` when there is no such call"
-    shapes = []
-    handle = layer.register_forward_hook(lambda module, args, out: replace_output(out, lambda y: [shapes.append(tuple(y.shape)), y][1]))
+    shapes, thread = [], get_ident()
+    def note(module, args, out):
+        if get_ident() == thread: replace_output(out, lambda y: [shapes.append(tuple(y.shape)), y][1])
+    handle = layer.register_forward_hook(note)
     try:
         with torch.no_grad(): F._run(F.inputs[:1], F.rows[:1])
     finally: handle.remove()
