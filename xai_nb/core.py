@@ -208,7 +208,7 @@ def _no_fast_path():
     finally: torch.backends.mha.set_fastpath_enabled(was)
 no_fast_path = WhileNeeded(_no_fast_path)
 
-# %% ../nbs/00_core.ipynb #c69780ba
+# %% ../nbs/00_core.ipynb #14163945
 class Score:
     "$F$: one number per image, for a target that is fixed on `inputs`"
     @own_grad_mode
@@ -240,14 +240,23 @@ class Score:
         return x, self.logits(x)
 
     @torch.no_grad()
-    def logits(self, z):
-        "What the model returns for the batch `z`, `(B, C)`, without a graph"
-        return torch.cat(list(self.chunk.run(lambda i, j: self._run(z[i:j], self.rows[i:j]), len(z))))
+    def logits(self, z, rows=None):
+        "What the model returns for the batch `z`, `(n, C)`, without a graph; `rows` as in `__call__`, one point per image if `None`"
+        rows = self.rows if rows is None else rows
+        return torch.cat(list(self.chunk.run(lambda i, j: self._run(z[i:j], rows[i:j]), len(z))))
 
     @torch.no_grad()
-    def at(self, z):
-        "$F$ of one point per image, `(B,)`, without a graph"
-        return self._pick(self.logits(z), self.rows)
+    def at(self, z, rows=None):
+        "$F$ at the points `z`, `(n,)`, without a graph"
+        return self._pick(self.logits(z, rows), self.rows if rows is None else rows)
+
+    def double(self):
+        "The same question in float64; `ValueError` for a float32 model that is no `nn.Module`"
+        if self.inputs.dtype == torch.float64: return self
+        if not isinstance(self.model, nn.Module): raise ValueError("this needs float64: give the model as an nn.Module, or a model that takes float64 inputs")
+        state = {n: t.double() if t.is_floating_point() else t for n, t in [*self.model.named_parameters(), *self.model.named_buffers()]}
+        model = lambda z: torch.func.functional_call(self.model, state, (z,))
+        return Score(model, self.inputs.double(), self.target, self.output, self.chunk.rows)
 
     def _run(self, z, rows):
         with _known_rows(rows, len(self.rows)), no_fast_path: out = self.model(z.clone()) # a model may write into its input
