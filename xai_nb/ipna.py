@@ -10,7 +10,7 @@ import torch
 from .core import Score, as_baselines, as_mask, own_grad_mode
 from .layers import find_layer, layer_integral
 
-# %% ../nbs/05_ipna.ipynb #d1847a4f
+# %% ../nbs/05_ipna.ipynb #1e7fcf92
 @own_grad_mode
 def ipna(
     model,                    # Any callable from a batch to logits `(B, C)`
@@ -22,13 +22,14 @@ def ipna(
     *,
     output='logit',           # What is attributed: `'logit'`, `'prob'`, or a callable on the logits
     n_steps:int=50,           # Points on the path
-    method:str='midpoint',    # How they are placed, see `path_rule`
+    method:str=None,          # How they are placed, see `path_nodes`; or `'exact'`
     internal_batch_size=None, # Points that go through the model at once; `None` picks what fits
     progress=False,           # Show a bar?
     call:int=-1,              # Which call of a layer that is used several times
     )->torch.Tensor:          # `(B, …)` like the layer's output, in units of the score
     "Attribution of every unit of a layer to the patch (Lundstrom et al. 2022); `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size)
+    if method == 'exact': F = F.double()
     baselines = as_baselines(baselines, F.inputs)
     moving = (F.inputs - baselines)*as_mask(patch, F.inputs)
-    return layer_integral(F, find_layer(model, layer), moving, baselines, n_steps, method, call, progress and 'ipna').to(F.inputs.dtype).contiguous()
+    return layer_integral(F, find_layer(model, layer), moving, baselines, n_steps, method, call, progress and 'ipna').to(inputs.dtype).contiguous()

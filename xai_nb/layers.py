@@ -6,7 +6,7 @@
 __all__ = ['plain_attention', 'layer_names', 'find_layer', 'Look', 'replace_output', 'look_inside', 'layer_integral',
            'which_call', 'conductance']
 
-# %% ../nbs/04_layers.ipynb #b377f2fe
+# %% ../nbs/04_layers.ipynb #5e10f07e
 import torch, warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -15,10 +15,6 @@ from torch import nn
 from torch.autograd import forward_ad as fwd
 from .core import Score, WhileNeeded, as_baselines, no_fast_path, own_grad_mode
 from .path import integrate, completeness_gap
-
-with warnings.catch_warnings(): # on its first use, torch's forward mode warns about a part of torch
-    warnings.simplefilter('ignore')
-    with fwd.dual_level(): fwd.make_dual(torch.zeros(1), torch.zeros(1))
 
 # %% ../nbs/04_layers.ipynb #c4f2afc7
 def layer_names(model)->list:
@@ -128,7 +124,7 @@ def _double_backward(y, z, direction):
         if isinstance(e, torch.OutOfMemoryError): raise
         raise RuntimeError("below the layer is an operation with neither a forward-mode nor a second derivative") from e
 
-# %% ../nbs/04_layers.ipynb #609c8f9a
+# %% ../nbs/04_layers.ipynb #3f1d625f
 def layer_integral(F, layer, direction, baselines, n_steps, method, call=-1, progress=False):
     "$\\int \\partial F/\\partial y \\odot J_y[d]\\,d\\alpha$ with `direction` $d$ `(B, …)`: `(B, …)` like the layer's output"
     call = which_call(F, layer, call)
@@ -142,7 +138,7 @@ def layer_integral(F, layer, direction, baselines, n_steps, method, call=-1, pro
                 dual = False
         if not dual: gradient, motion = look_inside(F, layer, z, rows, direction[rows], call, dual=False)
         return gradient*motion
-    return integrate(through, F, baselines, n_steps, method, progress)
+    return integrate(through, F, baselines, n_steps, method, progress).total
 
 def _no_forward_mode(e):
     "Does the error say that an operation has no forward-mode derivative?"
@@ -162,7 +158,7 @@ def which_call(F, layer, call=-1):
     if shapes[call][:1] != (1,): raise ValueError(f"for one image the layer returns shape {shapes[call]}: the batch must come first. Choose another layer")
     return call % len(shapes)
 
-# %% ../nbs/04_layers.ipynb #ddca0c85
+# %% ../nbs/04_layers.ipynb #d6b39934
 @own_grad_mode
 def conductance(
     model,                    # Any callable from a batch to logits `(B, C)`
@@ -173,7 +169,7 @@ def conductance(
     *,
     output='logit',           # What is attributed: `'logit'`, `'prob'`, or a callable on the logits
     n_steps:int=50,           # Points on the path
-    method:str='midpoint',    # How they are placed, see `path_rule`
+    method:str=None,          # How they are placed, see `path_nodes`; or `'exact'`
     internal_batch_size=None, # Points that go through the model at once; `None` picks what fits
     return_convergence_delta=False, # Also return the completeness gap, `(B,)`?
     progress=False,           # Show a bar?
@@ -181,7 +177,8 @@ def conductance(
     ):                        # `(B, …)` like the layer's output, in units of the score; with the gap: a pair
     "Conductance of every unit of a layer (Dhamdhere et al. 2018); `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size)
+    if method == 'exact': F = F.double()
     baselines = as_baselines(baselines, F.inputs)
     units = layer_integral(F, find_layer(model, layer), F.inputs - baselines, baselines, n_steps, method, call, progress and 'conductance')
-    units = units.to(F.inputs.dtype).contiguous()
+    units = units.to(inputs.dtype).contiguous()
     return (units, completeness_gap(units, F, baselines)) if return_convergence_delta else units

@@ -116,7 +116,7 @@ class PruneCurve(NamedTuple):
     outside:torch.Tensor  # `(P, B)`, IG summed over the rest
     total:torch.Tensor    # `(P, B)`, IG summed over the image
 
-# %% ../nbs/06_prune.ipynb #9882b1d0
+# %% ../nbs/06_prune.ipynb #1928ae52
 @own_grad_mode
 def prune_curve(
     model:torch.nn.Module,
@@ -128,7 +128,7 @@ def prune_curve(
     percents=(0, .1, .3, 1, 3, 10), # Shares of the layer's units, 0 to 100
     baselines=None,       # $x'$
     *,
-    output='logit', n_steps:int=50, method:str='midpoint', internal_batch_size=None, progress=False, # As in `integrated_gradients`
+    output='logit', n_steps:int=50, method:str=None, internal_batch_size=None, progress=False, # As in `integrated_gradients`
     call:int=-1,          # Which call of a layer that is used several times
     )->dict:              # Name to `PruneCurve`
     "The score and its IG inside and outside of the patch as more of each ranking's top units are pruned"

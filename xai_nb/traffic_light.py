@@ -34,7 +34,7 @@ class Experiment(NamedTuple):
     scores:dict # `'ipna'` and `'conductance'`: `(B, …)` like the layer's output
     target:torch.Tensor # `(B,)`
 
-# %% ../nbs/21_traffic_light.ipynb #8e22ffe4
+# %% ../nbs/21_traffic_light.ipynb #f343ca55
 @own_grad_mode
 def traffic_light(
     model:torch.nn.Module,
@@ -47,7 +47,7 @@ def traffic_light(
     output='prob',         # What is attributed: `'prob'` as in the paper, `'logit'`, or a callable on the logits
     n_steps:int=256,       # Points on the path
     percent:float=1.,      # Share of the layer's units that is pruned
-    method:str='midpoint', internal_batch_size=None, progress=False, # As in `integrated_gradients`
+    method:str=None, internal_batch_size=None, progress=False, # As in `integrated_gradients`
     call:int=-1,           # Which call of a layer that is used several times
     )->Experiment:
     "Rank the units by IPNA of the patch and by conductance, prune the top of each ranking, and explain again"
