@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['Entry', 'find_entry', 'integrated_gradients', 'distributional_ig']
 
-# %% ../nbs/02_ig.ipynb #4c3fac4a
+# %% ../nbs/02_ig.ipynb #98289a39
 import torch
 from contextlib import contextmanager, nullcontext
 from threading import get_ident
 from torch import nn
-from tqdm.auto import tqdm
-from .core import Score, as_baselines, own_grad_mode
+from .core import Score, as_baselines, own_grad_mode, progress_bar
 from .path import integrate, completeness_gap
 
 # %% ../nbs/02_ig.ipynb #61b17819
@@ -97,7 +96,7 @@ def integrated_gradients(
     more = [info.delta.to(attributions)]*return_convergence_delta + [info]*return_info
     return (attributions, *more) if more else attributions
 
-# %% ../nbs/02_ig.ipynb #77e757f5
+# %% ../nbs/02_ig.ipynb #76f47da9
 @own_grad_mode
 def distributional_ig(
     model,                    # Any callable from a batch to logits `(B, C)`
@@ -122,9 +121,11 @@ def distributional_ig(
     if draw is None: raise ValueError("baselines must be a tensor (K, …) of baselines shaped like one input, or a function from k to a baseline")
     if isinstance(K, bool) or not isinstance(K, int) or K < 1 + return_std_error: raise ValueError(f"{1 + return_std_error} or more baselines are needed, not {K!r} (n_baselines)")
     mean = spread = torch.zeros((), dtype=F.inputs.dtype if F.inputs.dtype == torch.float64 else torch.float32, device=F.inputs.device)
-    for k in tqdm(range(K), disable=not progress, desc='baselines', leave=False):
-        one = _ig(F, as_baselines(draw(k), F.inputs), n_steps, method, False, tol, max_steps)[0]
-        before, mean = mean, mean + (one - mean)/(k + 1)                       # Welford's running mean and sum of squares
-        spread = spread + (one - before)*(one - mean)
+    with progress_bar(progress and 'distributional IG', K, 'baseline') as bar:
+        for k in range(K):
+            one = _ig(F, as_baselines(draw(k), F.inputs), n_steps, method, False, tol, max_steps)[0]
+            before, mean = mean, mean + (one - mean)/(k + 1)                   # Welford's running mean and sum of squares
+            spread = spread + (one - before)*(one - mean)
+            bar.update(1)
     mean = mean.to(inputs.dtype).contiguous()
     return (mean, (spread/(K - 1)/K).sqrt().to(inputs.dtype).contiguous()) if return_std_error else mean
