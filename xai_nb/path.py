@@ -177,7 +177,7 @@ def _to_tolerance(step, F, baselines, finish, tol, max_steps, edges, climb, imag
     error = change.sum(1)/2/total.sum(1).flatten(1).abs().sum(1).cpu()
     return total.sum(1), n.sum(1), gap.sum(1), error
 
-# %% ../nbs/01_path.ipynb #73302916
+# %% ../nbs/01_path.ipynb #be47cbaa
 def _gauss(pieces, of, q):
     "`q` Gauss-Legendre points in each of the pieces `of`"
     alphas, weights = path_rule(q, 'gausslegendre', torch.float64, pieces.left.device)
@@ -189,17 +189,19 @@ def _exact(step, F, baselines, finish, progress, max_steps)->Integral:
     count, every = torch.bincount(pieces.rows, minlength=len(F.inputs)), torch.arange(len(pieces.rows), device=pieces.rows.device)
     with progress_bar(progress, len(every), 'piece') as bar:
         if not pieces.curved: return Integral(stream(step, F, baselines, _gauss(pieces, every, 1), finish, bar=bar), PathInfo(count, count))
-        total, steps, todo, q, steepest = None, torch.zeros_like(count), every, 1, 0
+        total, steps, todo, q, most = None, torch.zeros_like(count), every, 1, 0
         while len(todo):
             if q > 512: raise ValueError(f"method='exact': the score does not settle on a piece of the path of image {pieces.rows[todo[0]].item()}")
             again = []
             def both(i, j):
-                of, group = todo[i:j], lambda n: torch.arange(j - i, device=todo.device).repeat_interleave(n)
-                return of, *(stream(step, F, baselines, _gauss(pieces, of, n), finish, group(n), j - i) for n in (q, 2*q))
-            for of, coarse, fine in F.chunk.run(both, len(todo), per=3*q):
-                size, width = fine.flatten(1).abs().sum(1), (pieces.right - pieces.left)[of]
-                steepest = max(steepest, (size/width).max().item())
-                good = (fine - coarse).flatten(1).abs().sum(1) <= 1e-7*size + 1e-15*steepest
+                of, n = todo[i:j], (j - i)*2*q                                 # the fine points one by one, since their sum may cancel
+                coarse = stream(step, F, baselines, _gauss(pieces, of, q), finish, torch.arange(j - i, device=of.device).repeat_interleave(q), j - i)
+                return of, coarse, stream(step, F, baselines, _gauss(pieces, of, 2*q), finish, torch.arange(n, device=of.device), n).unflatten(0, (-1, 2*q))
+            for of, coarse, points in F.chunk.run(both, len(todo), per=3*q):
+                fine, size, width = points.sum(1), points.flatten(1).abs().sum(1), (pieces.right - pieces.left)[of]
+                most = max(most, (size/width).max().item())
+                change = (fine - coarse).flatten(1).abs().sum(1)
+                good = (change <= 1e-7*size + 1e-15*most) | (q >= 128)*(change <= 1e-12*F.value.abs().max().clamp(min=1))   # or nothing but round-off is left
                 if total is None: total = fine.new_zeros(len(count), *fine.shape[1:])
                 total.index_add_(0, pieces.rows[of[good]], fine[good]); again.append(of[~good]); bar.update(good.sum().item())
                 steps += torch.bincount(pieces.rows[of], minlength=len(count))*3*q

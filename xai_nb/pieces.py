@@ -103,9 +103,9 @@ class Reach(TorchFunctionMode):
         self.left  = self.left.maximum(t.masked_fill(~(t <= 0), -math.inf).amax(1))
         self.right = self.right.minimum(t.masked_fill(~(t >= 0), math.inf).amin(1))
 
-# %% ../nbs/01_pieces.ipynb #a53cb22f
+# %% ../nbs/01_pieces.ipynb #08f1781e
 _named = lambda s: frozenset(s.split())
-_LINEAR = _named("""Add Sub Neg Convolution MkldnnConvolution Addmm Mm Bmm Baddbmm Mv Dot Addmv Linear MkldnnLinear NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Mul Div
+_LINEAR = _named("""Add Sub Rsub Neg Convolution MkldnnConvolution Addmm Mm Bmm Baddbmm Mv Dot Addmv Linear MkldnnLinear NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Mul Div
     View UnsafeView ReshapeAlias ViewAs T Transpose Permute Expand Squeeze Unsqueeze Select Slice Index IndexSelect Gather Take Cat Stack Split SplitWithSizes Unbind Narrow
     AsStrided Alias Clone ToCopy Copy CopySlices Flip Roll Repeat Diagonal Movedim Unfold Sum Mean Cumsum AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D
     ConstantPadNd ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D PixelShuffle PixelUnshuffle
