@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'METHODS', 'PathInfo', 'path_rule', 'integrate',
-           'completeness_gap', 'integrated_gradients', 'distributional_ig', 'layer_names', 'find_layer', 'conductance',
-           'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve', 'to_image', 'attribution_scale', 'overlay',
-           'draw_box', 'colour_key', 'show_images', 'save_image', 'load_image', 'Preprocess', 'load_model',
-           'load_two_parts', 'imagenet_categories', 'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
+           'completeness_gap', 'integrated_gradients', 'distributional_ig', 'AXIOMS', 'NotApplicable', 'axiom_report',
+           'Scorecard', 'path_attribution', 'layer_names', 'find_layer', 'conductance', 'ipna', 'top_units', 'prune',
+           'PruneCurve', 'prune_curve', 'to_image', 'attribution_scale', 'overlay', 'draw_box', 'colour_key',
+           'show_images', 'save_image', 'load_image', 'Preprocess', 'load_model', 'load_two_parts',
+           'imagenet_categories', 'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
 
-# %% ../nbs/25_all.ipynb #4eecc202
+# %% ../nbs/25_all.ipynb #f98ecbcb
 from .core import Patch, Score, black_baseline, IMAGENET_MEAN, IMAGENET_STD
 from .path import METHODS, PathInfo, path_rule, integrate, completeness_gap
 from .ig import integrated_gradients, distributional_ig
+from .axioms import AXIOMS, NotApplicable, axiom_report, Scorecard, path_attribution
 from .layers import layer_names, find_layer, conductance
 from .ipna import ipna
 from .prune import top_units, prune, PruneCurve, prune_curve
@@ -20,9 +22,9 @@ from .show import to_image, attribution_scale, overlay, draw_box, colour_key, sh
 from .load import load_image, Preprocess, load_model, load_two_parts, imagenet_categories
 from .traffic_light import traffic_light, pictures, traffic_light_figure, curve_figure
 
-# %% ../nbs/25_all.ipynb #f1af0edc
+# %% ../nbs/25_all.ipynb #84d5586b
 _all_ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'METHODS', 'PathInfo', 'path_rule', 'integrate', 'completeness_gap',
-         'integrated_gradients', 'distributional_ig', 'layer_names', 'find_layer', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
+         'integrated_gradients', 'distributional_ig', 'AXIOMS', 'NotApplicable', 'axiom_report', 'Scorecard', 'path_attribution', 'layer_names', 'find_layer', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
          'to_image', 'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images', 'save_image',
          'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories',
          'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
