@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'no_fast_path', 'as_inputs', 'check_finite', 'progress_bar', 'own_grad_mode',
-           'as_baselines', 'black_baseline', 'Patch', 'as_mask', 'as_target', 'image_rows', 'ready', 'ChunkSize',
-           'WhileNeeded', 'Score']
+           'as_baselines', 'black_baseline', 'Patch', 'as_mask', 'as_target', 'image_rows', 'in_head', 'ready',
+           'ChunkSize', 'WhileNeeded', 'Score', 'slope']
 
 # %% ../nbs/00_core.ipynb #f87fc8ca
 import operator, torch
@@ -139,18 +139,22 @@ def as_target(
     if ((t < 0) | (t >= c)).any(): raise ValueError(f"{kinds}; not {t.tolist()}")
     return t.long().expand(b)
 
-# %% ../nbs/00_core.ipynb #e0122e9d
-_rows = ContextVar('rows', default=None)
+# %% ../nbs/00_core.ipynb #b40a2aeb
+_rows, _head = ContextVar('rows', default=None), ContextVar('head', default=False)
 
 def image_rows():
     "While a `Score` runs: `(rows, B)`, the index `(n,)` of the image behind each row and the number of images; else `None`"
     return _rows.get()
 
+def in_head():
+    "Is a `Score` making its number from the logits just now? Rules that change the model leave that alone"
+    return _head.get()
+
 @contextmanager
-def _known_rows(rows, n_images):
-    token = _rows.set((rows, n_images))
+def _set(var, value):
+    token = var.set(value)
     try: yield
-    finally: _rows.reset(token)
+    finally: var.reset(token)
 
 def ready(model):
     "`ValueError` for a model whose answer on one image is random or depends on the others"
@@ -214,7 +218,7 @@ def _no_fast_path():
     finally: torch.backends.mha.set_fastpath_enabled(was)
 no_fast_path = WhileNeeded(_no_fast_path)
 
-# %% ../nbs/00_core.ipynb #14163945
+# %% ../nbs/00_core.ipynb #814a9929
 class Score:
     "$F$: one number per image, for a target that is fixed on `inputs`"
     @own_grad_mode
@@ -234,7 +238,7 @@ class Score:
         with torch.no_grad():
             shown = output(logits) if callable(output) and not callable(target) else logits
             self.target = as_target(target, shown)
-            self.value = self._pick(logits, self.rows) # F(x), `(B,)`
+            self.value = self.pick(logits, self.rows) # F(x), `(B,)`
         check_finite(self.value, 'the score')
 
     def _layout(self, x):
@@ -249,12 +253,12 @@ class Score:
     def logits(self, z, rows=None):
         "What the model returns for the batch `z`, `(n, C)`, without a graph; `rows` as in `__call__`, one point per image if `None`"
         rows = self.rows if rows is None else rows
-        return torch.cat(list(self.chunk.run(lambda i, j: self._run(z[i:j], rows[i:j]), len(z))))
+        return torch.cat(list(self.chunk.run(lambda i, j: self.run(z[i:j], rows[i:j]), len(z))))
 
     @torch.no_grad()
     def at(self, z, rows=None):
         "$F$ at the points `z`, `(n,)`, without a graph"
-        return self._pick(self.logits(z, rows), self.rows if rows is None else rows)
+        return self.pick(self.logits(z, rows), self.rows if rows is None else rows)
 
     def double(self):
         "The same question in float64; `ValueError` for a float32 model that is no `nn.Module`"
@@ -264,18 +268,19 @@ class Score:
         model = lambda z: torch.func.functional_call(self.model, state, (z,))
         return Score(model, self.inputs.double(), self.target, self.output, self.chunk.rows)
 
-    def _run(self, z, rows):
-        with _known_rows(rows, len(self.rows)), no_fast_path: out = self.model(z.clone()) # a model may write into its input
+    def run(self, z, rows):
+        "What the model returns for `z`, with a graph; `rows` as in `__call__`"
+        with _set(_rows, (rows, len(self.rows))), no_fast_path: out = self.model(z.clone()) # a model may write into its input
         out = getattr(out, 'logits', out)
         if not isinstance(out, torch.Tensor): raise ValueError(f"the model returns {type(out).__name__}; wrap it in a function that returns logits")
         if out.ndim == 0 or len(out) != len(z): raise ValueError(f"the model returns shape {tuple(out.shape)} for a batch of {len(z)}")
         return out
 
-    def _pick(self, out, rows):
-        if self.output == 'prob':
-            if out.ndim < 2 or out.shape[1] == 1: raise ValueError("output='prob' needs logits (B, C); this model has only one class, whose softmax is 1")
-            out = out.softmax(1)
-        with _known_rows(rows, len(self.rows)):
+    def pick(self, out, rows):
+        "From what the model returns, `out`, to $F$, `(n,)`"
+        if self.output == 'prob' and (out.ndim < 2 or out.shape[1] == 1): raise ValueError("output='prob' needs logits (B, C); this model has only one class, whose softmax is 1")
+        with _set(_rows, (rows, len(self.rows))), _set(_head, True):
+            if self.output == 'prob': out = out.softmax(1)
             if callable(self.output): out = self.output(out)
             if callable(self.target): out = self.target(out)
         if isinstance(self.target, torch.Tensor): out = out.gather(1, self.target[rows][:, None])[:, 0]
@@ -284,4 +289,13 @@ class Score:
 
     def __call__(self, z, rows):
         "$F(z)$, `(n,)`, with a graph; `rows`, `(n,)`, tells which image of the batch each row of `z` belongs to"
-        return self._pick(self._run(z, rows), rows)
+        return self.pick(self.run(z, rows), rows)
+
+def slope(
+    f:torch.Tensor,    # Scores, `(n,)`
+    leaf:torch.Tensor, # `(n, …)`, what they were made from
+    )->torch.Tensor:   # `(n, …)`
+    "$\\partial f/\\partial$ `leaf`; `ValueError` where there is none"
+    g = torch.autograd.grad(f.sum(), leaf, allow_unused=True)[0] if f.requires_grad else None
+    if g is None: raise ValueError("the score does not depend on the inputs through anything that can be differentiated")
+    return g

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Entry', 'find_entry', 'integrated_gradients', 'distributional_ig']
 
-# %% ../nbs/02_ig.ipynb #98289a39
+# %% ../nbs/02_ig.ipynb #c26f4811
 import torch
 from contextlib import contextmanager, nullcontext
 from threading import get_ident
 from torch import nn
-from .core import Score, as_baselines, own_grad_mode, progress_bar
+from .core import Score, as_baselines, own_grad_mode, progress_bar, slope
 from .path import integrate, completeness_gap
 
 # %% ../nbs/02_ig.ipynb #61b17819
@@ -54,15 +54,13 @@ def find_entry(F):
     around, through = torch.autograd.grad(f, (z, entry.y), allow_unused=True)
     return entry if around is None and through is not None else None
 
-# %% ../nbs/02_ig.ipynb #2239d1be
+# %% ../nbs/02_ig.ipynb #05cfc03c
 def _ig(F, baselines, n_steps, method, progress, tol, max_steps):
     "IG of a score against one baseline for each image: attributions and `PathInfo`"
     d, entry = F.inputs - baselines, find_entry(F)
     def gradient(z, rows):
-        with entry.stop() if entry else nullcontext(): f = F(z if entry else z.requires_grad_(), rows).sum()
-        g = torch.autograd.grad(f, entry.y if entry else z, allow_unused=True)[0] if f.requires_grad else None
-        if g is None: raise ValueError("the score does not depend on the inputs through anything that can be differentiated")
-        return g
+        with entry.stop() if entry else nullcontext(): f = F(z if entry else z.requires_grad_(), rows)
+        return slope(f, entry.y if entry else z)
     def finish(sums, rows): return d[rows]*(entry.back(F.inputs[rows], sums) if entry else sums)
     total, info = integrate(gradient, F, baselines, n_steps, method, progress, finish, tol, max_steps)
     delta = completeness_gap(total, F, baselines)

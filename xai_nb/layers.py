@@ -124,7 +124,7 @@ def _double_backward(y, z, direction):
         if isinstance(e, torch.OutOfMemoryError): raise
         raise RuntimeError("below the layer is an operation with neither a forward-mode nor a second derivative") from e
 
-# %% ../nbs/04_layers.ipynb #3f1d625f
+# %% ../nbs/04_layers.ipynb #2753d8ac
 def layer_integral(F, layer, direction, baselines, n_steps, method, call=-1, progress=False):
     "$\\int \\partial F/\\partial y \\odot J_y[d]\\,d\\alpha$ with `direction` $d$ `(B, …)`: `(B, …)` like the layer's output"
     call = which_call(F, layer, call)
@@ -151,7 +151,7 @@ def which_call(F, layer, call=-1):
         if get_ident() == thread: replace_output(out, lambda y: [shapes.append(tuple(y.shape)), y][1])
     handle = layer.register_forward_hook(note)
     try:
-        with torch.no_grad(): F._run(F.inputs[:1], F.rows[:1])
+        with torch.no_grad(): F.run(F.inputs[:1], F.rows[:1])
     finally: handle.remove()
     if not shapes: raise ValueError("the forward pass does not reach the layer")
     if not -len(shapes) <= call < len(shapes): raise ValueError(f"the forward pass calls the layer {len(shapes)} times; there is no call {call}")
