@@ -7,13 +7,13 @@ __all__ = ['METHODS', 'N_PROBES', 'BLUR', 'LEAST', 'GRID', 'N_PANELS', 'path_rul
            'completeness_gap', 'probe', 'path_density', 'placed_rule', 'PathInfo', 'Integral', 'path_nodes',
            'integrate']
 
-# %% ../nbs/01_path.ipynb #20470989
+# %% ../nbs/01_path.ipynb #14701f29
 import math, warnings, numpy as np, torch
 from typing import NamedTuple
 from .core import Score, check_finite, progress_bar
-from .pieces import MAX_PIECES, find_pieces, points_at
+from .pieces import MAX_PIECES, TooManyPieces, find_pieces, points_at
 
-# %% ../nbs/01_path.ipynb #7f28a8ea
+# %% ../nbs/01_path.ipynb #204f7aa8
 METHODS = 'midpoint', 'left', 'right', 'trapezoid', 'gausslegendre'
 
 def path_rule(
@@ -33,7 +33,9 @@ def path_rule(
     elif method == 'right':    a = (k + 1)/n_steps
     elif method == 'trapezoid':
         a, w = k/(n_steps - 1), np.r_[.5, np.ones(n_steps - 2), .5]/(n_steps - 1)
-    else: a, w = ((v + s)/2 for v, s in zip(np.polynomial.legendre.leggauss(n_steps), (1, 0)))
+    else:
+        t, w = np.polynomial.legendre.leggauss(n_steps)
+        a, w = (t + 1)/2, w/2
     dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     return torch.as_tensor(a, dtype=dtype, device=device), _sum_to_one(w, dtype).to(device)
 
@@ -57,7 +59,7 @@ def even_nodes(F, n_steps:int=50, method:str='midpoint')->Nodes:
     B = len(F.rows)
     return Nodes(F.rows.repeat_interleave(n_steps), alphas.repeat(B), weights.repeat(B))
 
-# %% ../nbs/01_path.ipynb #34227b59
+# %% ../nbs/01_path.ipynb #5ba349f0
 def stream(
     step,                   # $g$: `(z, rows)` to `(n, …)`; `z`, `(n, …)`, are points and `rows`, `(n,)`, tells the image each belongs to
     F:Score,                # Holds the inputs and the chunk size
@@ -69,8 +71,8 @@ def stream(
     bar=None,               # A progress bar that counts points
     )->torch.Tensor:        # `(n_groups, …)`; in float32 for half precision
     "The weighted sums of `step` over the points, a chunk at a time"
-    groups, n_groups = (nodes.rows, len(F.inputs)) if groups is None else (groups, n_groups)
-    total = None
+    by_image, total = groups is None, None
+    if by_image: groups, n_groups = nodes.rows, len(F.inputs)
     def chunk(k, l):
         rows, w = nodes.rows[k:l], nodes.weights[k:l]
         g = step(points_at(F, baselines, rows, nodes.alphas[k:l]), rows).to(w.dtype)
@@ -82,7 +84,7 @@ def stream(
         if total is None: total = sums.new_zeros(n_groups, *sums.shape[1:])
         total[own] += sums
         if bar is not None: bar.update(n)
-    if n_groups == len(F.inputs): check_finite(total, 'the sum along the path')
+    if by_image: check_finite(total, 'the sum along the path')
     return total
 
 # %% ../nbs/01_path.ipynb #d542629a
@@ -177,35 +179,79 @@ def _to_tolerance(step, F, baselines, finish, tol, max_steps, edges, climb, imag
     error = change.sum(1)/2/total.sum(1).flatten(1).abs().sum(1).cpu()
     return total.sum(1), n.sum(1), gap.sum(1), error
 
-# %% ../nbs/01_path.ipynb #be47cbaa
-def _gauss(pieces, of, q):
-    "`q` Gauss-Legendre points in each of the pieces `of`"
-    alphas, weights = path_rule(q, 'gausslegendre', torch.float64, pieces.left.device)
-    left, width = pieces.left[of, None], (pieces.right - pieces.left)[of, None]
-    return Nodes(pieces.rows[of].repeat_interleave(q), (left + width*alphas).flatten(), (width*weights).flatten())
+# %% ../nbs/01_path.ipynb #c7fc49e2
+def _gauss(rows, left, right, q):
+    "`q` Gauss-Legendre points in each of the intervals"
+    alphas, weights = path_rule(q, 'gausslegendre', torch.float64, left.device)
+    width = (right - left)[:, None]
+    return Nodes(rows.repeat_interleave(q), (left[:, None] + width*alphas).flatten(), (width*weights).flatten())
+
+def _at_ends(q, device):
+    "The weights, `(2, q)`, that give the polynomial through `q` Gauss-Legendre points at 0 and at 1"
+    t, w = np.polynomial.legendre.leggauss(q)
+    P = np.polynomial.legendre.legvander(t, q - 1)*(np.arange(q) + .5)*w[:, None]
+    return torch.as_tensor(np.stack([P @ (-1.)**np.arange(q), P.sum(1)]), device=device)
+
+def _misses_ends(F, baselines, nodes, rows, left, right, q):
+    "How far the polynomial through $F$ at the points is from $F$ at the ends of each interval, as a share of what $F$ does there"
+    at = lambda r, a: F.at(points_at(F, baselines, r, a), r)
+    inner, ends = at(nodes.rows, nodes.alphas).unflatten(0, (-1, q)), torch.stack([at(rows, left), at(rows, right)], 1)
+    every = torch.cat([inner, ends], 1)
+    return (inner @ _at_ends(q, left.device).T - ends).abs().amax(1)/(every.amax(1) - every.amin(1) + 1e-6*F.value[rows].abs() + 1e-9)
+
+# %% ../nbs/01_path.ipynb #c50dcb0f
+def _settle(step, F, baselines, finish, pieces, bar):
+    "The integral over smooth pieces: Gauss-Legendre points, doubled and then halved intervals. Returns totals and points"
+    B, (rows, left, right), total, most = len(F.inputs), pieces[:3], None, 0
+    steps, q = torch.zeros(B, dtype=torch.long, device=rows.device), 2
+    for level in range(200):
+        if not len(rows): return total, steps
+        again = []
+        def both(i, j):
+            r, a, b, n = rows[i:j], left[i:j], right[i:j], (j - i)*2*q
+            each = lambda k: torch.arange(j - i, device=r.device).repeat_interleave(k)
+            fine = _gauss(r, a, b, 2*q)                                        # one by one, since their sum may cancel
+            points = stream(step, F, baselines, fine, finish, torch.arange(n, device=r.device), n).unflatten(0, (-1, 2*q))
+            coarse = stream(step, F, baselines, _gauss(r, a, b, q), finish, each(q), j - i)
+            return slice(i, j), coarse, points, _misses_ends(F, baselines, fine, r, a, b, 2*q)
+        for of, coarse, points, miss in F.chunk.run(both, len(rows), per=3*q):
+            fine, size, width = points.sum(1), points.flatten(1).abs().sum(1), right[of] - left[of]
+            most = max(most, (size/width).max().item())
+            change = (fine - coarse).flatten(1).abs().sum(1)
+            little = change <= 1e-12*F.value.abs().max().clamp(min=1)            # nothing but round-off is left
+            good = ((change <= 1e-7*size + 1e-15*most) | (q == 16)*little) & (miss < 1e-5) | (width < 1e-14)
+            if total is None: total = fine.new_zeros(B, *fine.shape[1:])
+            total.index_add_(0, rows[of][good], fine[good]); again.append(~good)
+            steps += torch.bincount(rows[of], minlength=B)*3*q
+        open = torch.cat(again)
+        bar.update((~open).sum().item())
+        rows, left, right, q = rows[open], left[open], right[open], min(2*q, 16)
+        if level >= 3:
+            middle = (left + right)/2
+            rows, left, right = torch.cat([rows, rows]), torch.cat([left, middle]), torch.cat([middle, right])
+            if len(rows) > 1000*B: break
+    raise ValueError(f"method='exact': the score does not settle on the path of image {rows[0].item()}; take tol= or n_steps=")
+
+def _same_inside(step, F, baselines, pieces, n=8):
+    "`ValueError` if the gradient changes inside one of the `n` widest pieces of an image"
+    rows, width = pieces.rows, pieces.right - pieces.left
+    widest = torch.cat([(rows == i).nonzero().flatten()[width[rows == i].topk(min(n, int((rows == i).sum()))).indices] for i in range(len(F.inputs))])
+    r, at = rows[widest], lambda share: pieces.left[widest] + share*width[widest]
+    for i in range(0, len(r), F.chunk.rows):
+        g, *others = (step(points_at(F, baselines, r[i:i+F.chunk.rows], at(share)[i:i+F.chunk.rows]), r[i:i+F.chunk.rows]) for share in (.5, .137, .791))
+        for o in others:
+            if ((o - g).flatten(1).abs().amax(1) > 1e-6*(o.abs() + g.abs()).flatten(1).amax(1) + 1e-12).any():
+                raise ValueError("method='exact': the gradient changes inside a piece: the model branches on its values (x*(x > 0), say)")
 
 def _exact(step, F, baselines, finish, progress, max_steps)->Integral:
-    pieces = find_pieces(F, baselines, max_steps or MAX_PIECES, progress and f"{progress if isinstance(progress, str) else 'exact'}: pieces")
-    count, every = torch.bincount(pieces.rows, minlength=len(F.inputs)), torch.arange(len(pieces.rows), device=pieces.rows.device)
-    with progress_bar(progress, len(every), 'piece') as bar:
-        if not pieces.curved: return Integral(stream(step, F, baselines, _gauss(pieces, every, 1), finish, bar=bar), PathInfo(count, count))
-        total, steps, todo, q, most = None, torch.zeros_like(count), every, 1, 0
-        while len(todo):
-            if q > 512: raise ValueError(f"method='exact': the score does not settle on a piece of the path of image {pieces.rows[todo[0]].item()}")
-            again = []
-            def both(i, j):
-                of, n = todo[i:j], (j - i)*2*q                                 # the fine points one by one, since their sum may cancel
-                coarse = stream(step, F, baselines, _gauss(pieces, of, q), finish, torch.arange(j - i, device=of.device).repeat_interleave(q), j - i)
-                return of, coarse, stream(step, F, baselines, _gauss(pieces, of, 2*q), finish, torch.arange(n, device=of.device), n).unflatten(0, (-1, 2*q))
-            for of, coarse, points in F.chunk.run(both, len(todo), per=3*q):
-                fine, size, width = points.sum(1), points.flatten(1).abs().sum(1), (pieces.right - pieces.left)[of]
-                most = max(most, (size/width).max().item())
-                change = (fine - coarse).flatten(1).abs().sum(1)
-                good = (change <= 1e-7*size + 1e-15*most) | (q >= 128)*(change <= 1e-12*F.value.abs().max().clamp(min=1))   # or nothing but round-off is left
-                if total is None: total = fine.new_zeros(len(count), *fine.shape[1:])
-                total.index_add_(0, pieces.rows[of[good]], fine[good]); again.append(of[~good]); bar.update(good.sum().item())
-                steps += torch.bincount(pieces.rows[of], minlength=len(count))*3*q
-            todo, q = torch.cat(again), 2*q
+    try: pieces = find_pieces(F, baselines, max_steps or MAX_PIECES, progress and f"{progress if isinstance(progress, str) else 'exact'}: pieces")
+    except TooManyPieces as e: raise TooManyPieces(f"{e} (max_steps); raise it, or take tol= or n_steps=") from None
+    count = torch.bincount(pieces.rows, minlength=len(F.inputs))
+    with progress_bar(progress, len(pieces.rows), 'piece') as bar:
+        if pieces.curved: total, steps = _settle(step, F, baselines, finish, pieces, bar)
+        else:
+            _same_inside(step, F, baselines, pieces)
+            total, steps = stream(step, F, baselines, _gauss(*pieces[:3], 1), finish, bar=bar), count
     return Integral(total, PathInfo(steps, count))
 
 # %% ../nbs/01_path.ipynb #55803c77
