@@ -94,13 +94,13 @@ def integrated_gradients(
     more = [info.delta.to(attributions)]*return_convergence_delta + [info]*return_info
     return (attributions, *more) if more else attributions
 
-# %% ../nbs/02_ig.ipynb #76f47da9
+# %% ../nbs/02_ig.ipynb #227d7e06
 @own_grad_mode
 def distributional_ig(
     model,                    # Any callable from a batch to logits `(B, C)`
     inputs:torch.Tensor,      # $x$, `(B, …)`, floating point
     target=None,              # Class: `None` (the predicted one), an int, `B` ints, or a callable on the output
-    baselines=None,           # $D$: a tensor `(K, …)` of baselines for every image, or a function from `k` to the `k`-th draw, as `baselines` of `integrated_gradients`
+    baselines=None,           # $K$ draws from $D$: a tensor `(K, …)`, the same for every image, or a function from `k` to the `k`-th draw, as `baselines` of `integrated_gradients`
     *,
     n_baselines:int=None,     # $K$, for a function; for a tensor all of it
     output='logit',           # What is attributed: `'logit'`, `'prob'`, or a callable on the logits
@@ -112,7 +112,7 @@ def distributional_ig(
     return_std_error=False,   # Also return the standard error of each attribution, shaped like `inputs`?
     progress=False,           # Show a bar?
     ):                        # Attributions shaped like `inputs`; with the standard error: a pair
-    "The mean of IG over a distribution of baselines (Lundstrom et al. 2022); `ValueError` for bad input"
+    "The mean of IG over a distribution of baselines (Erion et al. 2021, *expected gradients*; Lundstrom et al. 2022); `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size)
     if method == 'exact': F = F.double()
     draw, K = (baselines, n_baselines) if callable(baselines) else (baselines.__getitem__, len(baselines)) if isinstance(baselines, torch.Tensor) and baselines.ndim == F.inputs.ndim else (None, None)
