@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'Cost', 'measure', 'Case', 'scene_case', 'photo_case', 'finite_difference_ipna', 'l1', 'points_needed', 'Row',
-           'row_ipna', 'row_conductance', 'row_stream', 'table', 'main']
+           'row_ipna', 'row_conductance', 'row_stream', 'row_ig', 'row_memory', 'row_exact', 'table', 'main']
 
-# %% ../nbs/24_bench.ipynb #0c8cbd7b
+# %% ../nbs/24_bench.ipynb #cb1b7ac5
 import argparse, ctypes, json, math, os, sys, threading, time, torch
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from .layers import conductance, find_layer
 from .load import load_image, load_model
 from .scenes import CLASSES, MEAN, SCENE_LAYER, STD, preprocess, scene_model, two_lights
 from .show import write_whole
+from .steps import crossing, curve, read_study
 
 # %% ../nbs/24_bench.ipynb #b10aa3e5
 class Cost(NamedTuple):
@@ -51,7 +52,7 @@ def measure(f, device='cpu')->Cost:
     done.set(); watcher.join()
     return Cost(result, seconds, max(0, max(peak[0], _resident()) - before)/2**20)
 
-# %% ../nbs/24_bench.ipynb #97eabffb
+# %% ../nbs/24_bench.ipynb #da7c9fd7
 class Case(NamedTuple):
     "One image, one model, one question"
     name:str
@@ -61,6 +62,8 @@ class Case(NamedTuple):
     target:int
     layer:str
     patch:Patch
+    photos:tuple=()       # More images, `(1, C, H, W)` each
+    study:Path=None       # Results of `study_photos` with this model
 
 def scene_case(device='cpu')->Case:
     "The embedded scene and network"
@@ -68,10 +71,11 @@ def scene_case(device='cpu')->Case:
     x = preprocess(scene).to(device)
     return Case('embedded scene', scene_model().to(device), x, black_baseline(x, MEAN, STD), CLASSES.index('traffic light'), SCENE_LAYER, scene.boxes[1])
 
-def photo_case(photo, weights, device='cpu')->Case:
-    "The photo of the IPNA paper with SqueezeNet 1.0, from its file and a state-dict file"
+def photo_case(photo, weights, device='cpu', photos=(), study=None)->Case:
+    "The photo of the IPNA paper with SqueezeNet 1.0, from its file and a state-dict file; more photos and their study"
     model, pre, _ = load_model('squeezenet1_0', weights, device=device)
-    return Case('photo, SqueezeNet', model, pre(load_image(photo)).to(device), pre.black.to(device), 920, 'features.7', Patch(45, 100, 90, 130))
+    x, *more = (pre(load_image(p)).to(device) for p in (photo, *photos))
+    return Case('photo, SqueezeNet', model, x, pre.black.to(device), 920, 'features.7', Patch(45, 100, 90, 130), tuple(more), study)
 
 # %% ../nbs/24_bench.ipynb #675cc70f
 class _Reached(Exception): pass
@@ -103,7 +107,7 @@ def finite_difference_ipna(
         total, before = total + (gradient*moved[:len(gradient)]).sum(0, keepdim=True), moved[len(gradient):]
     return total
 
-# %% ../nbs/24_bench.ipynb #24d23964
+# %% ../nbs/24_bench.ipynb #872dc0e1
 def l1(a, ref): return ((a - ref).abs().sum()/ref.abs().sum()).item()
 
 def points_needed(
@@ -118,10 +122,7 @@ def points_needed(
     seen, n = [], start
     while n <= most:
         seen.append((n, l1(f(n), ref)))
-        if seen[-1][1] <= error:
-            if len(seen) == 1: return n, seen
-            (n0, e0), (n1, e1) = seen[-2:]
-            return round(n0*(n1/n0)**(math.log(e0/error)/math.log(e0/e1))), seen
+        if seen[-1][1] <= error: return crossing(*zip(*seen), error), seen
         n *= factor
     return math.inf, seen
 
@@ -186,8 +187,53 @@ def row_stream(c, device, n_points=256, chunk=8, repeats=3):
     a, p = (min(r, key=lambda m: m.seconds) for r in zip(*runs))
     return [Row(f'IG, chunks of {chunk}', 'bare forward and backward', 1., p.seconds/a.seconds, a.mib, p.mib, 'the limit is 1')]
 
-# %% ../nbs/24_bench.ipynb #8a209c0e
-ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream)
+# %% ../nbs/24_bench.ipynb #bab078f8
+def _captum_ig(c, x, output):
+    from captum.attr import IntegratedGradients
+    with torch.no_grad(): target = c.model(x).argmax(1)
+    score = (lambda z: c.model(z).softmax(1)) if output == 'prob' else c.model
+    return lambda n, **kw: IntegratedGradients(score).attribute(x, c.black, target, n_steps=n, **kw).detach()
+
+def row_ig(c, device, errors=(.05, .02), n_ref=2048, most=1 << 11):
+    "(d) IG of the predicted class to 5 % and 2 % L1 error of the map, probability and logit, against Captum's default rule in chunks of 8"
+    rows, study, images = [], read_study(c.study) if c.study else [], c.photos or (c.x,)
+    ours = lambda x, output, n: integrated_gradients(c.model, x, None, c.black, output=output, n_steps=n)
+    theirs = lambda x, output, n: _captum_ig(c, x, output)(n, internal_batch_size=8)
+    for output in 'prob', 'logit':
+        ref = None if study else ours(c.x, output, n_ref)
+        for e in errors:
+            if study: n, m = (crossing(*curve(study, output, rule)[:2], e) for rule in ('placed' if output == 'prob' else 'midpoint', 'gausslegendre'))
+            else: n, m = (min(most, points_needed(lambda k: f(c.x, output, k), ref, e, 8, most)[0]) for f in (ours, theirs))
+            if math.inf in (n, m):
+                rows.append(Row(f'IG of the {output}, to {e:.0%} L1 error', 'Captum IntegratedGradients', *[math.nan]*4, 'no number of points in the study is enough'))
+                continue
+            a, b = zip(*((measure(lambda: ours(x, output, n), device), measure(lambda: theirs(x, output, m), device)) for x in images))
+            seconds, mib = (lambda r: sum(t.seconds for t in r)), (lambda r: max(t.mib for t in r))
+            note = f"{n} points against {m}" + (f", for the mean over {len(study)} photos; timed on {len(images)}" if study else '')
+            rows.append(Row(f'IG of the {output}, to {e:.0%} L1 error', 'Captum IntegratedGradients', m/n, seconds(b)/seconds(a), mib(a), mib(b), note))
+    return rows
+
+def row_memory(c, device, n_steps=256):
+    "(d) the memory of 256 points, Captum's default call"
+    a = measure(lambda: integrated_gradients(c.model, c.x, c.target, c.black, n_steps=n_steps), device)
+    b = measure(lambda: _captum_ig(c, c.x, 'logit')(n_steps), device)
+    return [Row(f'IG, {n_steps} points', 'Captum, all points at once', 1., b.seconds/a.seconds, a.mib, b.mib, f'memory: {b.mib/max(a.mib, 1):.0f} times ours')]
+
+# %% ../nbs/24_bench.ipynb #f6972df8
+def row_exact(c, device, error=.001):
+    "(e) the exact integral of the embedded network, against midpoints to within 0.1 % of it"
+    c, rows = scene_case(device), []
+    for output in 'prob', 'logit':
+        kw = dict(baselines=c.black, output=output)
+        a = measure(lambda: integrated_gradients(c.model, c.x, c.target, method='exact', return_info=True, **kw), device)
+        ref, info = a.result
+        n, _ = points_needed(lambda n: integrated_gradients(c.model, c.x, c.target, method='midpoint', n_steps=n, **kw), ref, error, 2)
+        b = measure(lambda: integrated_gradients(c.model, c.x, c.target, method='midpoint', n_steps=n, **kw), device)
+        rows.append(Row(f'exact IG of the {output}, embedded scene', 'midpoints to 0.1 %', n/info.steps.item(), b.seconds/a.seconds, a.mib, b.mib, f'{info.steps.item()} points in float64, {info.pieces.item()} piece, against {n}'))
+    return rows
+
+# %% ../nbs/24_bench.ipynb #6ec05445
+ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream, ig=row_ig, memory=row_memory, exact=row_exact)
 
 def table(rows, title)->str:
     "The rows as a Markdown table"
@@ -199,12 +245,14 @@ def main(argv=None):
     p = argparse.ArgumentParser('xai_bench', description='Ours and the peers on one machine, one after the other. The figures are ratios: above 1 is in our favour.')
     p.add_argument('--photo', type=Path, help="the photo of the IPNA paper (default: the embedded scene)")
     p.add_argument('--weights', type=Path, help='state dict of squeezenet1_0 for the photo')
+    p.add_argument('--photos', type=Path, nargs='+', default=(), help='more photos, on which IG is timed')
+    p.add_argument('--study', type=Path, help='what chapter 22 found on photos: a file of JSON lines')
     p.add_argument('--rows', nargs='+', choices=ROWS, default=list(ROWS), help='which rows (default: all)')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--json', type=Path, help='also write the rows to this file')
     a = p.parse_args(argv)
     if (a.photo is None) != (a.weights is None): p.error('--photo and --weights belong together')
-    try: c = photo_case(a.photo, a.weights, a.device) if a.photo else scene_case(a.device)
+    try: c = photo_case(a.photo, a.weights, a.device, a.photos, a.study) if a.photo else scene_case(a.device)
     except (ValueError, OSError) as e: p.error(str(e))
     name = torch.cuda.get_device_name() if a.device.startswith('cuda') else f'CPU, {torch.get_num_threads()} threads'
     rows = [r for n in a.rows for r in ROWS[n](c, a.device)]
