@@ -103,7 +103,7 @@ class Reach(TorchFunctionMode):
         self.left  = self.left.maximum(t.masked_fill(~(t <= 0), -math.inf).amax(1))
         self.right = self.right.minimum(t.masked_fill(~(t >= 0), math.inf).amin(1))
 
-# %% ../nbs/01_pieces.ipynb #2245d511
+# %% ../nbs/01_pieces.ipynb #8eaae352
 _named = lambda s: frozenset(s.split())
 _LINEAR = _named("""Add Sub Rsub Neg Convolution MkldnnConvolution Addmm Mm Bmm Baddbmm Mv Dot Addmv Linear MkldnnLinear NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Mul Div
     View UnsafeView ReshapeAlias ViewAs T Transpose Permute Expand Squeeze Unsqueeze Select Slice Index IndexSelect Gather Take Cat Stack Split SplitWithSizes Unbind Narrow
@@ -114,6 +114,7 @@ _KINKED = _named("""Relu LeakyRelu PreluKernel Prelu Hardtanh Hardsigmoid Clamp 
     MaxPool2DWithIndices MaxPool3DWithIndices MkldnnMaxPool2D AdaptiveMaxPool2D AdaptiveMaxPool3D""")
 _SMOOTH = _named("""Exp Exp2 Expm1 Log Log1P Log2 Log10 Pow Sqrt Rsqrt Reciprocal Square Tanh Sigmoid LogSigmoid LogSigmoidForward Softmax LogSoftmax Logsumexp Softplus Gelu Silu Mish
     Sin Cos Erf Prod NativeLayerNorm NativeGroupNorm LinalgVectorNorm Norm Cosh Sinh Atan ScaledDotProductFlashAttentionForCpu ScaledDotProductEfficientAttention""")
+# Where in the graph the factors of a product stand. (A moving divisor bends the curve by itself: it counts twice.)
 _FACTORS = dict(Mul=(0, 1), Div=(1, 1), Mm=(0, 1), Bmm=(0, 1), Mv=(0, 1), Dot=(0, 1), Linear=(0, 1), Convolution=(0, 1), Addmm=(1, 2), Baddbmm=(1, 2), Addmv=(1, 2))
 
 def operations(
