@@ -46,9 +46,9 @@ def _sum_to_one(w, dtype):
     totals = np.r_[0, np.rint(np.cumsum(w)[:-1]*one), one]
     return torch.as_tensor(np.diff(totals)/one, dtype=dtype)
 
-# %% ../nbs/01_path.ipynb #bb4b3b9e
+# %% ../nbs/01_path.ipynb #263ab44b
 class Nodes(NamedTuple):
-    "Points on the paths of a batch, one image after the other; for each image the weights sum to 1"
+    "Points on the paths of a batch, one image after the other; of a rule, the weights sum to 1 for each image"
     rows:torch.Tensor    # The image of each point, `(n,)`
     alphas:torch.Tensor  # Where it is on the path, 0 to 1, `(n,)`
     weights:torch.Tensor # `(n,)`
@@ -59,7 +59,7 @@ def even_nodes(F, n_steps:int=50, method:str='midpoint')->Nodes:
     B = len(F.rows)
     return Nodes(F.rows.repeat_interleave(n_steps), alphas.repeat(B), weights.repeat(B))
 
-# %% ../nbs/01_path.ipynb #5ba349f0
+# %% ../nbs/01_path.ipynb #abaca8b9
 def stream(
     step,                   # $g$: `(z, rows)` to `(n, …)`; `z`, `(n, …)`, are points and `rows`, `(n,)`, tells the image each belongs to
     F:Score,                # Holds the inputs and the chunk size
@@ -67,7 +67,7 @@ def stream(
     nodes:Nodes,
     finish=None,            # What is done to the sums of a chunk: `(sums, rows)` to `(m, …)`; linear
     groups=None,            # The sum that each point belongs to, `(n,)`, ascending; `None`: one for each image
-    n_groups=None,
+    n_groups=None,          # How many sums there are, where `groups` are given
     bar=None,               # A progress bar that counts points
     )->torch.Tensor:        # `(n_groups, …)`; in float32 for half precision
     "The weighted sums of `step` over the points, a chunk at a time"
@@ -136,13 +136,13 @@ def placed_rule(
     weights = np.stack([1/np.interp(a, middles, d) for a, d in zip(alphas, rho)])
     return torch.from_numpy(alphas), torch.from_numpy(weights/weights.sum(1, keepdims=True))
 
-# %% ../nbs/01_path.ipynb #f71b65b4
+# %% ../nbs/01_path.ipynb #e3c92694
 class PathInfo(NamedTuple):
     "What an integral took, and how far it got, image by image"
-    steps:torch.Tensor       # Points with a gradient, `(B,)`
+    steps:torch.Tensor       # Points with a gradient, `(B,)`; those that only check are not counted
     pieces:torch.Tensor=None # Linear pieces of the path, `(B,)`, for `method='exact'`
-    gap:torch.Tensor=None    # $\sum_p|\delta_p|$ over the panels, `(B,)`, for `tol`; in units of the score
-    error:torch.Tensor=None  # Estimated L1 error of the map, as a share of its L1 norm: $\frac12\sum_p c_p / \lVert A\rVert_1$, `(B,)`, for `tol`
+    gap:torch.Tensor=None    # $\sum_j|\delta_j|$ over the panels, `(B,)`, for `tol`; in units of the score
+    error:torch.Tensor=None  # Estimated L1 error of the map, as a share of its L1 norm: $\frac12\sum_j c_j / \lVert A\rVert_1$, `(B,)`, for `tol`
     delta:torch.Tensor=None  # The completeness gap, `(B,)`, where the caller knows it
 
 class Integral(NamedTuple):
@@ -155,11 +155,11 @@ def _thirds(n):
     k = torch.arange(3*n, dtype=torch.float64)
     return (k[k % 3 != 1] + .5)/(3*n) if n else torch.tensor([.5], dtype=torch.float64)
 
-# %% ../nbs/01_path.ipynb #5bba0016
-def _to_tolerance(step, F, baselines, finish, tol, max_steps, edges, climb, images, bar):
-    "Refine the panels of a few images; `climb` is what $F$ gains in each panel, `(B, K)`. Returns totals, steps, gaps and errors"
+# %% ../nbs/01_path.ipynb #f33d5938
+def _to_tolerance(step, F, baselines, finish, max_steps, edges, climb, need, images, bar):
+    "Refine the panels of a few images; `climb` is what $F$ gains in each panel, `(B, K)`, and `need` the gaps allowed, `(B,)`. Returns totals, steps, gaps and errors"
     (B, K), dtype = climb.shape, path_rule(1, dtype=F.inputs.dtype)[1].dtype
-    width, need = edges.diff(dim=1), tol*climb.sum(1).abs().double().cpu()
+    width = edges.diff(dim=1)
     n, change, gap, sums = torch.zeros(B, K, dtype=torch.long), torch.zeros(B, K), torch.full((B, K), math.inf).double(), 0
     todo = torch.ones(B, K, dtype=torch.bool)
     while todo.any():
@@ -180,9 +180,11 @@ def _to_tolerance(step, F, baselines, finish, tol, max_steps, edges, climb, imag
         gap[b, p] = ((sums[k]*scale(n[b, p])).flatten(1).sum(1) - climb[b, p].to(added)).abs().double().cpu()
         wide = gap > need[:, None]/K                                          # who goes on: the panels that spend more than their share
         todo = wide & (gap.sum(1) > need)[:, None] | (n == 1)
-        todo &= (n.sum(1) + 2*(n*todo).sum(1) <= max_steps)[:, None]
+        worst = (gap*todo).argsort(1, descending=True)                         # as many of them as the limit has room for
+        fits = (2*n*todo).gather(1, worst).cumsum(1) <= (max_steps - n.sum(1))[:, None]
+        todo &= torch.zeros_like(todo).scatter(1, worst, fits)
     total = (sums*(width/n).flatten().to(sums).reshape(-1, *[1]*(sums.ndim - 1))).unflatten(0, (B, K))
-    error = change.sum(1)/2/total.sum(1).flatten(1).abs().sum(1).cpu()
+    error = change.sum(1)/2/total.sum(1).flatten(1).abs().sum(1).cpu().clamp(min=1e-30)
     return total.sum(1), n.sum(1), gap.sum(1), error
 
 # %% ../nbs/01_path.ipynb #c7fc49e2
@@ -205,11 +207,11 @@ def _misses_ends(F, baselines, nodes, rows, left, right, q):
     every = torch.cat([inner, ends], 1)
     return (inner @ _at_ends(q, left.device).T - ends).abs().amax(1)/(every.amax(1) - every.amin(1) + 1e-6*F.value[rows].abs() + 1e-9)
 
-# %% ../nbs/01_path.ipynb #c50dcb0f
+# %% ../nbs/01_path.ipynb #8aa1a52e
 def _settle(step, F, baselines, finish, pieces, bar):
     "The integral over smooth pieces: Gauss-Legendre points, doubled and then halved intervals. Returns totals and points"
-    B, (rows, left, right), total, most = len(F.inputs), pieces[:3], None, 0
-    steps, q = torch.zeros(B, dtype=torch.long, device=rows.device), 2
+    B, (rows, left, right), total = len(F.inputs), pieces[:3], None
+    steps, most, q = torch.zeros(B, dtype=torch.long, device=rows.device), torch.zeros(B, dtype=left.dtype, device=rows.device), 2
     for level in range(200):
         if not len(rows): return total, steps
         again = []
@@ -222,10 +224,10 @@ def _settle(step, F, baselines, finish, pieces, bar):
             return slice(i, j), coarse, points, _misses_ends(F, baselines, fine, r, a, b, 2*q)
         for of, coarse, points, miss in F.chunk.run(both, len(rows), per=3*q):
             fine, size, width = points.sum(1), points.flatten(1).abs().sum(1), right[of] - left[of]
-            most = max(most, (size/width).max().item())
+            most.scatter_reduce_(0, rows[of], size/width, 'amax')
             change = (fine - coarse).flatten(1).abs().sum(1)
-            little = change <= 1e-12*F.value.abs().max().clamp(min=1)            # nothing but round-off is left
-            good = ((change <= 1e-7*size + 1e-15*most) | (q == 16)*little) & (miss < 1e-5) | (width < 1e-14)
+            little = change <= 1e-12*F.value[rows[of]].abs().clamp(min=1)        # nothing but round-off is left
+            good = ((change <= 1e-7*size + 1e-15*most[rows[of]]) | (q == 16)*little) & (miss < 1e-5) | (width < 1e-14)
             if total is None: total = fine.new_zeros(B, *fine.shape[1:])
             total.index_add_(0, rows[of][good], fine[good]); again.append(~good)
             steps += torch.bincount(rows[of], minlength=B)*3*q
@@ -235,7 +237,7 @@ def _settle(step, F, baselines, finish, pieces, bar):
         if level >= 3:
             middle = (left + right)/2
             rows, left, right = torch.cat([rows, rows]), torch.cat([left, middle]), torch.cat([middle, right])
-            if len(rows) > 1000*B: break
+            if len(rows) and torch.bincount(rows).max() > 1000: break
     raise ValueError(f"method='exact': the score does not settle on the path of image {rows[0].item()}; take tol= or n_steps=")
 
 def _same_inside(step, F, baselines, pieces, n=8):
@@ -243,14 +245,16 @@ def _same_inside(step, F, baselines, pieces, n=8):
     rows, width = pieces.rows, pieces.right - pieces.left
     widest = torch.cat([(rows == i).nonzero().flatten()[width[rows == i].topk(min(n, int((rows == i).sum()))).indices] for i in range(len(F.inputs))])
     r, at = rows[widest], lambda share: pieces.left[widest] + share*width[widest]
-    for i in range(0, len(r), F.chunk.rows):
-        g, *others = (step(points_at(F, baselines, r[i:i+F.chunk.rows], at(share)[i:i+F.chunk.rows]), r[i:i+F.chunk.rows]) for share in (.5, .137, .791))
+    def look(i, j):
+        g, *others = (step(points_at(F, baselines, r[i:j], at(share)[i:j]), r[i:j]) for share in (.5, .137, .791))
         for o in others:
             if ((o - g).flatten(1).abs().amax(1) > 1e-6*(o.abs() + g.abs()).flatten(1).amax(1) + 1e-12).any():
                 raise ValueError("method='exact': the gradient changes inside a piece: the model branches on its values (x*(x > 0), say)")
+        return j - i
+    for _ in F.chunk.run(look, len(r)): pass
 
 def _exact(step, F, baselines, finish, progress, max_steps)->Integral:
-    try: pieces = find_pieces(F, baselines, max_steps or MAX_PIECES, progress and f"{progress if isinstance(progress, str) else 'exact'}: pieces")
+    try: pieces = find_pieces(F, baselines, MAX_PIECES if max_steps is None else max_steps, progress and f"{progress if isinstance(progress, str) else 'exact'}: pieces")
     except TooManyPieces as e: raise TooManyPieces(f"{e} (max_steps); raise it, or take tol= or n_steps=") from None
     count = torch.bincount(pieces.rows, minlength=len(F.inputs))
     with progress_bar(progress, len(pieces.rows), 'piece') as bar:
@@ -290,24 +294,26 @@ def integrate(
     with progress_bar(progress, len(nodes.rows), 'point') as bar: total = stream(step, F, baselines, nodes, finish, bar=bar)
     return Integral(total, PathInfo(torch.full_like(F.rows, n_steps)))
 
-# %% ../nbs/01_path.ipynb #9e6c51fc
+# %% ../nbs/01_path.ipynb #dcf0b0a6
 N_PANELS = 8 # of a path, for a tolerance
 
 def _within(tol, step, F, baselines, method, progress, finish, max_steps):
-    method, most, K = method or ('placed' if F.output == 'prob' else 'midpoint'), max_steps or 2048, N_PANELS
+    method, most, K = method or ('placed' if F.output == 'prob' else 'midpoint'), 2048 if max_steps is None else max_steps, N_PANELS
+    dtype = path_rule(1, dtype=F.inputs.dtype)[0].dtype
     if method not in ('midpoint', 'placed'): raise ValueError(f"tol= needs method='midpoint' or 'placed', not {method!r}")
     if not 0 < tol < math.inf: raise ValueError(f"tol must be a positive number, not {tol!r}")
     if most < 3*K: raise ValueError(f"max_steps must be at least {3*K} with tol=, not {most}")
     mass = path_density(*(probe(F, baselines), F.output == 'prob') if method == 'placed' else (torch.zeros(len(F.rows), 2),))[1]
     edges = torch.from_numpy(np.stack([np.interp(np.linspace(0, 1, K + 1), m, np.linspace(0, 1, GRID + 1)) for m in mass]))
-    rows, alphas = F.rows.repeat_interleave(K + 1), edges.flatten().to(F.value)
-    values = torch.cat(list(F.chunk.run(lambda i, j: F.at(points_at(F, baselines, rows[i:j], alphas[i:j]), rows[i:j]), len(rows)))).unflatten(0, (-1, K + 1))
+    rows, alphas = F.rows.repeat_interleave(K + 1), edges.flatten().to(F.value.device, dtype)
+    values = torch.cat(list(F.chunk.run(lambda i, j: F.at(points_at(F, baselines, rows[i:j], alphas[i:j]), rows[i:j]), len(rows)))).to(dtype).unflatten(0, (-1, K + 1))
     climb, some, out = values.diff(dim=1), max(1, F.chunk.rows//K), []
+    need = torch.maximum(tol*climb.sum(1).abs(), 8*torch.finfo(F.value.dtype).eps*values.abs().amax(1)).double().cpu()
     with progress_bar(progress, None, 'point') as bar:
         for i in range(0, len(F.rows), some):                                  # a few images at a time: each has K maps
-            out.append(_to_tolerance(step, F, baselines, finish, tol, most, edges[i:i+some], climb[i:i+some], F.rows[i:i+some], bar))
+            out.append(_to_tolerance(step, F, baselines, finish, most, edges[i:i+some], climb[i:i+some], need[i:i+some], F.rows[i:i+some], bar))
     total, steps, gap, error = (torch.cat(t) for t in zip(*out))
-    for i in (gap > tol*climb.sum(1).abs().double().cpu()).nonzero().flatten().tolist():
-        warnings.warn(f"image {i}: the gaps along the path add up to {gap[i]:.2g} after {steps[i]} points, more than tol={tol:g} of {climb[i].sum().abs():.2g}; raise max_steps", stacklevel=2)
+    for i in (gap > need).nonzero().flatten().tolist():
+        warnings.warn(f"image {i}: the gaps along the path add up to {gap[i]:.2g} after {steps[i]} points, more than tol={tol:g} of {climb[i].sum().abs():.2g}; raise max_steps or tol", stacklevel=2)
     check_finite(total, 'the sum along the path')
-    return Integral(total, PathInfo(steps, None, gap, error))
+    return Integral(total, PathInfo(steps.to(total.device), None, gap.to(total.device), error.to(total.device)))
