@@ -44,7 +44,7 @@ def rule_points(
         weights, alphas = (f(n) for f in approximation_parameters(rule))
     return np.asarray(alphas), np.asarray(weights)
 
-# %% ../nbs/22_steps.ipynb #5aaba728
+# %% ../nbs/22_steps.ipynb #a12b5350
 def _shared(plans):
     "The different points of several rules, `(m,)`, and the weight that each rule gives them, `(rules, m)`"
     alphas, which = np.unique(np.concatenate([np.round(a, 12) for a, _ in plans]), return_inverse=True)
@@ -63,7 +63,7 @@ def maps_at_once(
     "IG by several rules and for several outputs; `ValueError` for a model that does not begin with an affine layer"
     F, (alphas, weights) = scores[0], _shared(plans)
     entry, d, totals = find_entry(F), F.inputs - baselines, None
-    if entry is None: raise ValueError("the study needs a model that begins with a linear layer or a convolution")
+    if entry is None: raise ValueError("the study needs a module in float32 or float64 that begins with a linear layer or a convolution")
     a, w = (torch.as_tensor(v, dtype=F.inputs.dtype, device=F.inputs.device) for v in (alphas, weights))
     def gradients(i, j):
         rows = torch.zeros(j - i, dtype=torch.long, device=a.device)
