@@ -96,15 +96,14 @@ def completeness_gap(
     "What the attributions sum to, minus what they should"
     return attributions.flatten(1).sum(1) - (F.value - F.at(baselines))
 
-# %% ../nbs/01_path.ipynb #6717f409
-N_PROBES, LEAST, BLUR, GRID = 16, .2, .5, 2048 # intervals between probes; the least change; the blur, in intervals; cells in which the density is computed
+# %% ../nbs/01_path.ipynb #3c2e67d2
+N_PROBES, LEAST, BLUR, GRID = 8, .2, .25, 2048 # intervals between probes; the least change; the blur, in intervals; cells in which the density is computed
 
 def probe(F, baselines, n_probes:int=N_PROBES):
-    "$F$ at `n_probes + 1` even points of each path, without a gradient: `(B, n_probes + 1)`"
-    k = n_probes + 1
-    rows, alphas = F.rows.repeat_interleave(k), torch.linspace(0, 1, k, dtype=F.value.dtype, device=F.value.device).repeat(len(F.rows))
+    "$F$ at `n_probes + 1` even points of each path, without a gradient: `(B, n_probes + 1)`; the last one, $F(x)$, is known"
+    rows, alphas = F.rows.repeat_interleave(n_probes), torch.linspace(0, 1, n_probes + 1, dtype=F.value.dtype, device=F.value.device)[:-1].repeat(len(F.rows))
     values = F.chunk.run(lambda i, j: F.at(points_at(F, baselines, rows[i:j], alphas[i:j]), rows[i:j]), len(rows))
-    return torch.cat(list(values)).unflatten(0, (-1, k))
+    return torch.cat([torch.cat(list(values)).unflatten(0, (-1, n_probes)), F.value[:, None]], 1)
 
 def path_density(
     values:torch.Tensor, # $F$ at even points of each path, `(B, k + 1)`
