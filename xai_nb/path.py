@@ -135,10 +135,10 @@ def placed_rule(
     weights = np.stack([1/np.interp(a, middles, d) for a, d in zip(alphas, rho)])
     return torch.from_numpy(alphas), torch.from_numpy(weights/weights.sum(1, keepdims=True))
 
-# %% ../nbs/01_path.ipynb #e3c92694
+# %% ../nbs/01_path.ipynb #ff4abeb1
 class PathInfo(NamedTuple):
     "What an integral took, and how far it got, image by image"
-    steps:torch.Tensor       # Points with a gradient, `(B,)`; those that only check are not counted
+    steps:torch.Tensor       # Points with a gradient, `(B,)`; for `'exact'` without those that look for a branch on values
     pieces:torch.Tensor=None # Linear pieces of the path, `(B,)`, for `method='exact'`
     gap:torch.Tensor=None    # $\sum_j|\delta_j|$ over the panels, `(B,)`, for `tol`; in units of the score
     error:torch.Tensor=None  # Estimated L1 error of the map, as a share of its L1 norm: $\frac12\sum_j c_j / \lVert A\rVert_1$, `(B,)`, for `tol`
