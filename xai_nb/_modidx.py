@@ -144,6 +144,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'xai_nb.ig.Entry.back': ('ig.html#entry.back', 'xai_nb/ig.py'),
                            'xai_nb.ig.Entry.stop': ('ig.html#entry.stop', 'xai_nb/ig.py'),
                            'xai_nb.ig._ig': ('ig.html#_ig', 'xai_nb/ig.py'),
+                           'xai_nb.ig._leaves': ('ig.html#_leaves', 'xai_nb/ig.py'),
                            'xai_nb.ig.distributional_ig': ('ig.html#distributional_ig', 'xai_nb/ig.py'),
                            'xai_nb.ig.find_entry': ('ig.html#find_entry', 'xai_nb/ig.py'),
                            'xai_nb.ig.integrated_gradients': ('ig.html#integrated_gradients', 'xai_nb/ig.py')},

@@ -13,7 +13,7 @@ from torch import nn
 from .core import Score, as_baselines, own_grad_mode, progress_bar, slope
 from .path import integrate, completeness_gap
 
-# %% ../nbs/02_ig.ipynb #61b17819
+# %% ../nbs/02_ig.ipynb #546d009c
 class Entry:
     "The layer that the inputs enter the model by, if it is affine and the only way in: the backward pass may stop there"
     def __init__(self, layer): self.layer, self.thread, self.y, self.calls = layer, get_ident(), None, 0
@@ -34,41 +34,50 @@ class Entry:
         x = x.detach().requires_grad_()
         return torch.autograd.grad(self.layer.forward(x), x, sums.to(x))[0]
 
+def _leaves(f):
+    "The tensors that the graph of `f` starts from"
+    seen, todo = set(), [f.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [n for n, _ in node.next_functions]
+    return [n.variable for n in seen if hasattr(n, 'variable')]
+
 def find_entry(F):
     "The `Entry` of the score's model, or `None` where there is none"
     kinds, hooks = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
     if not isinstance(F.model, nn.Module) or F.inputs.dtype not in (torch.float32, torch.float64): return None
-    first, z = [], F.inputs[:1].detach().clone().requires_grad_()
-    def note(module, args): first.append((module, get_ident()))
-    handles = [m.register_forward_pre_hook(note) for m in F.model.modules() if type(m) in kinds and not any(getattr(m, h) for h in hooks)]
-    try:
-        with torch.no_grad(): F(z, F.rows[:1])
+    z, me, entry = F.inputs[:1].detach().clone().requires_grad_(), get_ident(), None
+    def first(module, args, out):
+        nonlocal entry
+        if entry is None and get_ident() == me: entry = Entry(module)
+        if entry is not None and module is entry.layer: return entry(module, args, out)
+    handles = [m.register_forward_hook(first) for m in F.model.modules() if type(m) in kinds and not any(getattr(m, h) for h in hooks)]
+    try: f = F(z, F.rows[:1])
     finally:
         for h in handles: h.remove()
-    mine = [m for m, t in first if t == get_ident()]
-    if not mine: return None
-    with Entry(mine[0]).stop() as entry: f = F(z, F.rows[:1]).sum()
+    if entry is None or entry.calls != 1: return None
     came = entry.args[0].grad_fn if entry.args and isinstance(entry.args[0], torch.Tensor) else None
     direct = came is not None and came.name() == 'CloneBackward0' and getattr(came.next_functions[0][0], 'variable', None) is z
-    if not (direct and entry.calls == 1 and f.requires_grad): return None
-    around, through = torch.autograd.grad(f, (z, entry.y), allow_unused=True)
-    return entry if around is None and through is not None else None
+    return entry if direct and not any(t is z for t in _leaves(f)) else None
 
-# %% ../nbs/02_ig.ipynb #05cfc03c
-def _ig(F, baselines, n_steps, method, progress, tol, max_steps):
-    "IG of a score against one baseline for each image: attributions and `PathInfo`"
+# %% ../nbs/02_ig.ipynb #218f1339
+def _ig(F, baselines, n_steps, method, progress, tol, max_steps, gap=False):
+    "IG of a score against one baseline for each image: attributions and `PathInfo`, with its `delta` for a `gap`"
     d, entry = F.inputs - baselines, find_entry(F)
     def gradient(z, rows):
         with entry.stop() if entry else nullcontext(): f = F(z if entry else z.requires_grad_(), rows)
         return slope(f, entry.y if entry else z)
     def finish(sums, rows): return d[rows]*(entry.back(F.inputs[rows], sums) if entry else sums)
     total, info = integrate(gradient, F, baselines, n_steps, method, progress, finish, tol, max_steps)
+    if not gap and method != 'exact': return total, info
     delta = completeness_gap(total, F, baselines)
     if method == 'exact' and (delta.abs() > 1e-8*(F.value.abs() + total.flatten(1).abs().sum(1)) + 1e-12).any():
         raise ValueError(f"method='exact' does not add up for this model (gap {delta.abs().max():.1e}): it branches on its values in a way that cannot be seen")
     return total, info._replace(delta=delta)
 
-# %% ../nbs/02_ig.ipynb #d424b955
+# %% ../nbs/02_ig.ipynb #cc1b96cc
 @own_grad_mode
 def integrated_gradients(
     model,                    # Any callable from a batch to logits `(B, C)`
@@ -89,9 +98,9 @@ def integrated_gradients(
     "Integrated Gradients along the straight line (Sundararajan et al. 2017, eq. 1); `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size)
     if method == 'exact': F = F.double()
-    attributions, info = _ig(F, as_baselines(baselines, F.inputs), n_steps, method, progress and 'integrated gradients', tol, max_steps)
+    attributions, info = _ig(F, as_baselines(baselines, F.inputs), n_steps, method, progress and 'integrated gradients', tol, max_steps, return_convergence_delta or return_info)
     attributions = attributions.to(inputs.dtype).contiguous()
-    more = [info.delta.to(attributions)]*return_convergence_delta + [info]*return_info
+    more = ([info.delta.to(attributions)] if return_convergence_delta else []) + [info]*return_info
     return (attributions, *more) if more else attributions
 
 # %% ../nbs/02_ig.ipynb #227d7e06

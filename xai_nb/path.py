@@ -96,7 +96,7 @@ def completeness_gap(
     "What the attributions sum to, minus what they should"
     return attributions.flatten(1).sum(1) - (F.value - F.at(baselines))
 
-# %% ../nbs/01_path.ipynb #3c2e67d2
+# %% ../nbs/01_path.ipynb #7e1171e7
 N_PROBES, LEAST, BLUR, GRID = 8, .2, .25, 2048 # intervals between probes; the least change; the blur, in intervals; cells in which the density is computed
 
 def probe(F, baselines, n_probes:int=N_PROBES):
@@ -118,8 +118,9 @@ def path_density(
     middle = (f[:, 1:] + f[:, :-1])/2
     v = share(np.abs(np.diff(f))) + (share(middle*(1 - middle)) if prob else 0)
     width = BLUR*GRID/N_PROBES
-    gauss = np.exp(-.5*(np.arange(-int(4*width), int(4*width) + 1)/width)**2)
-    v = np.stack([np.convolve(np.r_[row[::-1], row, row[::-1]], gauss/gauss.sum(), 'same')[GRID:-GRID] for row in v])      # mirrored at the ends
+    reach = int(4*width)
+    gauss = np.exp(-.5*(np.arange(-reach, reach + 1)/width)**2)
+    v = np.stack([np.convolve(row, gauss/gauss.sum(), 'valid') for row in np.pad(v, ((0, 0), (reach, reach)), 'symmetric')])
     rho = np.sqrt(v + LEAST)
     mass = np.concatenate([np.zeros((len(rho), 1)), rho.cumsum(1)], 1)
     return rho, mass/mass[:, -1:]
