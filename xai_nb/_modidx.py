@@ -68,6 +68,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'xai_nb.axioms.axiom_report': ('axioms.html#axiom_report', 'xai_nb/axioms.py'),
                                'xai_nb.axioms.extremes': ('axioms.html#extremes', 'xai_nb/axioms.py'),
                                'xai_nb.axioms.functions': ('axioms.html#functions', 'xai_nb/axioms.py'),
+                               'xai_nb.axioms.made_for': ('axioms.html#made_for', 'xai_nb/axioms.py'),
                                'xai_nb.axioms.path_attribution': ('axioms.html#path_attribution', 'xai_nb/axioms.py'),
                                'xai_nb.axioms.polynomials': ('axioms.html#polynomials', 'xai_nb/axioms.py'),
                                'xai_nb.axioms.power_path': ('axioms.html#power_path', 'xai_nb/axioms.py'),
