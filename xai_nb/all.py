@@ -5,27 +5,40 @@
 # %% auto #0
 __all__ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'TooManyPieces', 'METHODS', 'PathInfo',
            'path_rule', 'integrate', 'completeness_gap', 'integrated_gradients', 'distributional_ig', 'AXIOMS',
-           'NotApplicable', 'axiom_report', 'Scorecard', 'path_attribution', 'layer_names', 'find_layer', 'conductance',
-           'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve', 'to_image', 'attribution_scale', 'overlay',
-           'draw_box', 'colour_key', 'show_images', 'save_image', 'load_image', 'Preprocess', 'load_model',
-           'load_two_parts', 'imagenet_categories', 'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
+           'NotApplicable', 'axiom_report', 'made_for', 'Scorecard', 'path_attribution', 'layer_names', 'find_layer',
+           'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve', 'saliency', 'input_x_gradient',
+           'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift', 'smooth_grad', 'smooth_grad_sq',
+           'var_grad', 'smooth_grad_ig', 'expected_gradients', 'random_attribution', 'Moments', 'fit_moments',
+           'quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of', 'load_patterns', 'pattern_net',
+           'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ', 'to_image',
+           'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images', 'save_image', 'load_image',
+           'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories', 'traffic_light', 'pictures',
+           'traffic_light_figure', 'curve_figure']
 
-# %% ../nbs/25_all.ipynb #f28d7fff
+# %% ../nbs/25_all.ipynb #e5435374
 from .core import Patch, Score, black_baseline, IMAGENET_MEAN, IMAGENET_STD
 from .pieces import TooManyPieces
 from .path import METHODS, PathInfo, path_rule, integrate, completeness_gap
 from .ig import integrated_gradients, distributional_ig
-from .axioms import AXIOMS, NotApplicable, axiom_report, Scorecard, path_attribution
+from .axioms import AXIOMS, NotApplicable, axiom_report, made_for, Scorecard, path_attribution
 from .layers import layer_names, find_layer, conductance
 from .ipna import ipna
 from .prune import top_units, prune, PruneCurve, prune_curve
+from .rules import saliency, input_x_gradient, Guided, Deconvnet, guided_backprop, deconvnet, deep_lift
+from .noise import smooth_grad, smooth_grad_sq, var_grad, smooth_grad_ig, expected_gradients, random_attribution
+from .moments import Moments, fit_moments, quality, sample_patches
+from .patterns import Patterns, fit_patterns, patterns_of, load_patterns, pattern_net, pattern_attribution, pattern_guided_ig, load_npz_weights, load_npz_patterns, VGG16_NPZ
 from .show import to_image, attribution_scale, overlay, draw_box, colour_key, show_images, save_image
 from .load import load_image, Preprocess, load_model, load_two_parts, imagenet_categories
 from .traffic_light import traffic_light, pictures, traffic_light_figure, curve_figure
 
-# %% ../nbs/25_all.ipynb #f1f86d77
+# %% ../nbs/25_all.ipynb #5efe34a2
 _all_ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'TooManyPieces', 'METHODS', 'PathInfo', 'path_rule', 'integrate', 'completeness_gap',
-         'integrated_gradients', 'distributional_ig', 'AXIOMS', 'NotApplicable', 'axiom_report', 'Scorecard', 'path_attribution', 'layer_names', 'find_layer', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
+         'integrated_gradients', 'distributional_ig', 'AXIOMS', 'NotApplicable', 'axiom_report', 'made_for', 'Scorecard', 'path_attribution', 'layer_names', 'find_layer', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
+         'saliency', 'input_x_gradient', 'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift',
+         'smooth_grad', 'smooth_grad_sq', 'var_grad', 'smooth_grad_ig', 'expected_gradients', 'random_attribution',
+         'Moments', 'fit_moments', 'quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of', 'load_patterns', 'pattern_net', 'pattern_attribution', 'pattern_guided_ig',
+         'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ',
          'to_image', 'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images', 'save_image',
          'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories',
          'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
