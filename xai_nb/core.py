@@ -218,7 +218,7 @@ def _no_fast_path():
     finally: torch.backends.mha.set_fastpath_enabled(was)
 no_fast_path = WhileNeeded(_no_fast_path)
 
-# %% ../nbs/00_core.ipynb #814a9929
+# %% ../nbs/00_core.ipynb #a78a62c0
 class Score:
     "$F$: one number per image, for a target that is fixed on `inputs`"
     @own_grad_mode
@@ -228,26 +228,47 @@ class Score:
         target=None,         # See `as_target`
         output='logit',      # `'logit'`, `'prob'` (softmax), or a callable from logits to `(n, C)` or `(n,)`
         internal_batch_size=None, # Rows that go through the model at once
+        visit=None,          # `visit(f, x, out)` gets the scores of each chunk with their graph, the leaf and the model's output; what it returns is kept in `visited`
     ):
         if not (output in ('logit', 'prob') or callable(output)): raise ValueError(f"output must be 'logit', 'prob' or a callable, not {output!r}")
         ready(model)
         self.model, self.output, self.target = model, output, None
         inputs = as_inputs(inputs)
         self.chunk, self.rows = ChunkSize(internal_batch_size, inputs), torch.arange(len(inputs), device=inputs.device)
-        self.inputs, logits = self._layout(inputs)
-        with torch.no_grad():
-            shown = output(logits) if callable(output) and not callable(target) else logits
-            self.target = as_target(target, shown)
-            self.value = self.pick(logits, self.rows) # F(x), `(B,)`
+        if visit: self.value, self.visited = self._layout(inputs, lambda: self._visit(target, visit))
+        else:
+            logits = self._layout(inputs, lambda: self.logits(self.inputs))
+            with torch.no_grad():
+                self.target = as_target(target, self._shown(logits, target))
+                self.value = self.pick(logits, self.rows) # F(x), `(B,)`
         check_finite(self.value, 'the score')
 
-    def _layout(self, x):
-        "`x` in the faster memory layout that the model can take, and the model's logits on it"
+    def _layout(self, x, run):
+        "`run()` on `inputs` in the faster memory layout, if the model can take it"
         if x.ndim == 4 and x.shape[1] > 1 and x.dtype == torch.float32 and x.device.type == 'cpu':
-            fast = x.contiguous(memory_format=torch.channels_last)
-            try: return fast, self.logits(fast)
+            self.inputs = x.contiguous(memory_format=torch.channels_last)
+            try: return run()
             except RuntimeError: pass
-        return x, self.logits(x)
+        self.inputs = x
+        return run()
+
+    def _shown(self, logits, target): return self.output(logits) if callable(self.output) and not callable(target) else logits
+
+    def _visit(self, target, visit):
+        "The scores of all images, and what `visit` makes of each chunk: target and graph from the same forward pass"
+        self.target = None
+        def chunk(i, j):
+            x = self.inputs[i:j].detach().requires_grad_()
+            out = self.run(x, self.rows[i:j])
+            with torch.no_grad(): shown = self._shown(out.detach(), target)
+            if target is None and shown.ndim == 2:
+                if self.target is None: self.target = torch.zeros_like(self.rows)
+                self.target[i:j] = as_target(None, shown)
+            elif self.target is None: self.target = as_target(target, shown[:1].expand(len(self.rows), *shown.shape[1:]))
+            f = self.pick(out, self.rows[i:j])
+            return f.detach(), visit(f, x, out)
+        values, visited = zip(*self.chunk.run(chunk, len(self.rows)))
+        return torch.cat(values), visited
 
     @torch.no_grad()
     def logits(self, z, rows=None):

@@ -6,8 +6,9 @@
 __all__ = ['KINDS', 'AFFINE', 'OTHERS', 'SAVE_EVERY', 'pattern_from_moments', 'batch_moments', 'AffineCalls', 'with_bias',
            'fingerprint', 'Moments', 'fit_moments', 'quality', 'sample_patches']
 
-# %% ../nbs/09_moments.ipynb #db8e7561
+# %% ../nbs/09_moments.ipynb #5d2770e2
 import hashlib, time, weakref, torch
+from contextlib import contextmanager
 from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -35,13 +36,13 @@ def pattern_from_moments(
     seen = den.abs() > 1e-6*before                                             # else the difference is round-off
     return torch.where(shape(seen), num/shape(torch.where(seen, den, 1)), w/shape(torch.where(size > 0, size, 1)))
 
-# %% ../nbs/09_moments.ipynb #98dfe55d
+# %% ../nbs/09_moments.ipynb #fdae8e2f
 def batch_moments(
     f,              # From weights to $y$, for the inputs of one call
     w:torch.Tensor, # Weights, `(units, …)`
     scale,          # What a batch norm behind it multiplies $y$ by, `(units,)`, or `None`
     kind:str,
-    )->tuple:       # $y$; and in float64 the sums of $xy$ and $x$ over the regime, of $y$ over all samples, and how many there are, in all and in the regime
+    )->tuple:       # $y$; and the sums of $xy$ and $x$ over the regime, of $y$ over all samples, and how many there are, in all and in the regime
     "The moments of one call of a layer"
     with torch.enable_grad():
         v = w.detach().requires_grad_()
@@ -50,11 +51,12 @@ def batch_moments(
     rest = [d for d in range(y.ndim) if d != dim]
     if scale is not None: own = own*scale.reshape(-1, *[1]*(w.ndim - 2))
     mask = torch.ones_like(own) if kind == 'linear' else (own > 0 if kind == 'positive' else own <= 0).to(own)
-    xy, x = (torch.autograd.grad(y, v, g, retain_graph=True)[0].double() for g in (mask*own, mask))
+    xy, x = (torch.autograd.grad(y, v, g, retain_graph=True)[0] for g in (mask*own, mask))
+    total = lambda t: t.sum(rest, dtype=torch.float64) if rest else t.double()
     count = torch.full((len(w),), own.numel()//len(w), dtype=torch.float64, device=w.device)
-    return y.detach(), dict(xy=xy, x=x, y=own.double().sum(rest), n=count, hits=mask.double().sum(rest))
+    return y.detach(), dict(xy=xy, x=x, y=total(own), n=count, hits=total(mask))
 
-# %% ../nbs/09_moments.ipynb #60396d71
+# %% ../nbs/09_moments.ipynb #d55e5a00
 AFFINE = 'linear', 'conv1d', 'conv2d', 'conv3d'
 OTHERS = tuple('multi_head_attention_forward conv_transpose1d conv_transpose2d conv_transpose3d bilinear lstm gru rnn_tanh rnn_relu'.split()) # have weights that no pattern is known for
 
@@ -66,7 +68,8 @@ class AffineCalls(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), getattr(func, '__name__', '')
         if name in OTHERS: raise ValueError(f"`{name}` has weights for which no pattern is defined")
-        if name == 'batch_norm': self.follow(*args, **kwargs)
+        if func is torch.batch_norm and len(args) == 9: self.follow(args[0], *args[3:5], *args[1:3], *args[5:])      # the weights come first there
+        elif name == 'batch_norm': self.follow(*args, **kwargs)
         if name not in AFFINE: return func(*args, **kwargs)
         x, w, bias, *rest = [*args, *(kwargs.pop(k) for k in ('input', 'weight', 'bias')[len(args):] if k in kwargs), None][:max(3, len(args))]
         if id(w) not in self.names: raise ValueError(f"a `{name}` whose weight, {tuple(w.shape)}, is no parameter of the model (a parametrization?): its pattern would have no name")
@@ -95,7 +98,7 @@ def fingerprint(model):
     h = hashlib.sha256()
     for n, t in sorted(model.state_dict().items()):
         h.update(f'{n}{tuple(t.shape)}{t.dtype}'.encode())
-        h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
 class Moments:
@@ -105,7 +108,7 @@ class Moments:
         self.kind, self.of, self.batches, self.sums, self.scales = kind, fingerprint(model), 0, {}, {}
 
     def add(self, name, new):
-        if name not in self.sums: self.sums[name] = {k: torch.zeros_like(v) for k, v in new.items()}
+        if name not in self.sums: self.sums[name] = {k: torch.zeros_like(v, dtype=torch.float64) for k, v in new.items()}
         for k, v in new.items(): self.sums[name][k] += v
 
     def to(self, device):
@@ -139,7 +142,7 @@ class Moments:
             else: self.sums.setdefault(name, {})[what] = v
         return self
 
-# %% ../nbs/09_moments.ipynb #efde5dbd
+# %% ../nbs/09_moments.ipynb #e9473ac1
 SAVE_EVERY = 60 # seconds, between two writes of an unfinished fit
 
 def _batch(batch, model):
@@ -152,9 +155,14 @@ def _batch(batch, model):
     if x.is_floating_point(): check_finite(x, 'the data')
     return x.clone() if x.is_inference() else x
 
-def _full_precision():
-    "No TF32: the moments are differences of large sums"
-    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=torch.backends.cudnn.benchmark, deterministic=torch.backends.cudnn.deterministic, allow_tf32=False)
+@contextmanager
+def _full_precision(device):
+    "No TF32, no autocast: the moments are differences of large sums"
+    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    torch.set_float32_matmul_precision('highest')
+    try:
+        with torch.autocast(device, enabled=False), cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False): yield
+    finally: torch.set_float32_matmul_precision(before)
 
 @own_grad_mode
 @torch.no_grad()
@@ -163,20 +171,22 @@ def fit_moments(
     loader,               # Gives batches `(B, …)`, or tuples that begin with one; for `file`, the same ones in the same order again
     kind:str='positive',  # The regime, one of `KINDS`
     *,
-    file=None,            # A `.safetensors` file to go on from, written once a minute and at the end
+    file=None,            # A `.safetensors` file to go on from, written once a minute and at the end; it cannot tell other data of the same length
     progress=True,        # Show a bar?
     )->Moments:
     "The moments of every linear layer and convolution, over a data set; `ValueError` for a model that cannot be watched"
     watchable(model); ready(model)
     m = Moments(model, kind)
     if file is not None and Path(file).exists(): m.load(file)
-    if (p := next(model.parameters(), None)) is not None: m.to(p.device)
+    device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    m.to(device)
+    if hasattr(loader, '__len__') and m.batches > len(loader): raise ValueError(f"{file} holds {m.batches} batches, and the loader has {len(loader)}: other data?")
     def call(name, f, x, w, bias, options):
         y, new = batch_moments(f, w, m.scales.get(name), kind)
         m.add(name, new)
         return with_bias(y, bias, w)
     saved = time.monotonic()
-    with progress_bar(progress and 'moments', len(loader) if hasattr(loader, '__len__') else None, 'batch') as bar, _full_precision():
+    with progress_bar(progress and 'moments', len(loader) if hasattr(loader, '__len__') else None, 'batch') as bar, _full_precision(device.type):
         for k, batch in enumerate(loader):
             bar.update(1)
             if k < m.batches: continue
@@ -191,7 +201,7 @@ def fit_moments(
     if file is not None: m.save(file)
     return m
 
-# %% ../nbs/09_moments.ipynb #6040e6b7
+# %% ../nbs/09_moments.ipynb #a3de9e72
 def quality(
     x:torch.Tensor,    # Patches, `(n, d)`, float64, with $n$ well above $4d$; the first half is to learn from
     w:torch.Tensor,    # The weights of a unit, `(d,)`
@@ -215,10 +225,11 @@ def quality(
 def sample_patches(
     model:nn.Module,
     loader,           # Gives batches, as in `fit_moments`
-    per_image:int=32, # Positions drawn from each picture
+    per_image:int=32, # Positions drawn for each batch, the same ones in all its pictures; a linear layer gives all its inputs
     generator=None,   # A `torch.Generator` on the CPU
     )->dict:          # For each weight's name: patches `(n, groups, d)`, float64, shuffled
     "Random patches from the input of every linear layer and 2d convolution; others (1d, 3d, `padding='same'`) are left out"
+    watchable(model); ready(model)
     found = {}
     def call(name, f, x, w, bias, options):
         if options is None: patches = x.reshape(-1, 1, x.shape[-1])

@@ -6,27 +6,27 @@
 __all__ = ['STARTS', 'VGG16_NPZ', 'PatternRule', 'Patterns', 'load_patterns', 'fit_patterns', 'patterns_of', 'pattern_net',
            'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights', 'load_npz_patterns']
 
-# %% ../nbs/09_patterns.ipynb #59cc9adb
+# %% ../nbs/09_patterns.ipynb #ce3488de
 import numpy as np, torch, zipfile
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from .core import Score, own_grad_mode
+from .core import own_grad_mode
 from .ig import integrated_gradients
 from .load import Preprocess
 from .moments import AFFINE, OTHERS, Moments, fingerprint, fit_moments, pattern_from_moments
-from .rules import Rule, gradients, instead, watchable
+from .rules import Rule, input_gradients, instead, watchable
 from .show import write_whole
 
-# %% ../nbs/09_patterns.ipynb #e2c69d6f
+# %% ../nbs/09_patterns.ipynb #5152788a
 class _OtherWay(torch.autograd.Function):
-    "Forward `f(x)`, affine; backward `back(g)`"
+    "Forward `f(x)`, affine; backward `back(g, x)` with a tensor like `x`, of any content"
     @staticmethod
     def forward(ctx, x, f, back):
-        ctx.f, ctx.back, ctx.shape = f, back, x.shape
+        ctx.f, ctx.back, ctx.like = f, back, torch.empty_like(x, device='meta')
         return f(x)
     @staticmethod
-    def backward(ctx, g): return ctx.back(g, ctx.shape), None, None
+    def backward(ctx, g): return ctx.back(g, torch.empty_like(ctx.like, device=g.device)), None, None
     @staticmethod
     def jvp(ctx, t, *_): return ctx.f(t) - ctx.f(torch.zeros_like(t[:1]))
 
@@ -40,18 +40,20 @@ class PatternRule(Rule):
         self.met += 1
         other, rest = self.others[id(w)].to(w), dict(zip(('bias', 'stride', 'padding', 'dilation', 'groups'), args[1:])) | kwargs
         rest = {k: v for k, v in rest.items() if k not in ('bias', 'weight')}
-        if name == 'linear': return _OtherWay.apply(x, f, lambda g, shape: g @ other)
+        if name == 'linear': return _OtherWay.apply(x, f, lambda g, like: g @ other)
         if isinstance(rest.get('padding'), str):                               # torch pads unevenly: take the long way
             with torch.no_grad(): y = f(x)
             return instead(y, getattr(nn.functional, name)(x, other, None, **rest))
-        return _OtherWay.apply(x, f, lambda g, shape: getattr(nn.grad, f'{name}_input')(shape, other, g, **rest))
+        stride, padding, dilation = ([v]*(x.ndim - 2) if isinstance(v, int) else [*v]*((x.ndim - 2)//len(v)) for v in (rest.get(k, d) for k, d in (('stride', 1), ('padding', 0), ('dilation', 1))))
+        back = lambda g, like: torch.ops.aten.convolution_backward(g, like, other, None, stride, padding, dilation, False, [0]*len(stride), rest.get('groups', 1), (True, False, False))[0]
+        return _OtherWay.apply(x, f, back)
     def refuse(self, name, f, x, *args, **kwargs): raise ValueError(f"`{name}` has weights for which no pattern is defined")
     changes, table = 'linear layer or convolution', dict.fromkeys(AFFINE, affine) | dict.fromkeys(OTHERS, refuse)
 
 class Patterns:
     "The pattern of every unit of a model: `patterns[name]` is shaped like the weight of that name. The backward pass takes the weights as they are when it runs"
     def __init__(self, model, values, scales=None, kind=None):
-        self.model, self.values, self.scales, self.kind = model, dict(values), dict(scales or {}), kind
+        self.model, self.values, self.scales, self.kind, self.of = model, dict(values), dict(scales or {}), kind, fingerprint(model)
         own = dict(model.named_parameters())
         for n, a in self.values.items():
             if n not in own or own[n].shape != a.shape: raise ValueError(f"the pattern of `{n}`, {tuple(a.shape)}, does not fit the model: " + (f'its weight is {tuple(own[n].shape)}' if n in own else 'it has no such weight'))
@@ -73,7 +75,7 @@ class Patterns:
     def save(self, path):
         "Write to a `.safetensors` file, whole or not at all"
         flat = {n: a.contiguous() for n, a in self.values.items()} | {f'{n}|scale': s.contiguous() for n, s in self.scales.items()}
-        with write_whole(path) as part: save_file(flat, part, dict(kind=str(self.kind), of=fingerprint(self.model)))
+        with write_whole(path) as part: save_file(flat, part, dict(kind=str(self.kind), of=self.of))
 
 def load_patterns(
     path,            # A `.safetensors` file of `Patterns.save`
@@ -83,8 +85,8 @@ def load_patterns(
     with safe_open(path, 'pt') as f:
         meta, read = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     if not {'of', 'kind'} <= set(meta) or 'batches' in meta: raise ValueError(f"{path} does not hold patterns")
-    p = Patterns(model, {k: v for k, v in read.items() if not k.endswith('|scale')}, {k.removesuffix('|scale'): v for k, v in read.items() if k.endswith('|scale')}, meta['kind'])
-    if meta['of'] != fingerprint(model): raise ValueError(f"{path} holds the patterns of other weights than this model has")
+    p = Patterns(model, {k: v for k, v in read.items() if not k.endswith('|scale')}, {k.removesuffix('|scale'): v for k, v in read.items() if k.endswith('|scale')}, None if meta['kind'] == 'None' else meta['kind'])
+    if meta['of'] != p.of: raise ValueError(f"{path} holds the patterns of other weights than this model has")
     return p
 
 def fit_patterns(
@@ -112,15 +114,14 @@ def patterns_of(
         values[n] = pattern_from_moments(s['xy'], s['x'], s['y']/s['n'], folded).to(own[n])
     return Patterns(model, values, moments.scales, moments.kind)
 
-# %% ../nbs/09_patterns.ipynb #cf346e39
+# %% ../nbs/09_patterns.ipynb #a00004bf
 STARTS = 'output', 'one'
 
 def _through(patterns, how, model, inputs, target, output, start, internal_batch_size):
     if not isinstance(patterns, Patterns): raise ValueError(f"patterns must come from fit_patterns or load_patterns, not {type(patterns).__name__}")
     if start not in STARTS: raise ValueError(f"start must be one of {', '.join(STARTS)}; not {start!r}")
     watchable(model)
-    F = Score(model, inputs, target, output, internal_batch_size)
-    with patterns.rule(how): g = gradients(F)
+    with patterns.rule(how): F, g = input_gradients(model, inputs, target, output, internal_batch_size)
     return (g*(F.value.reshape(-1, *[1]*(g.ndim - 1)) if start == 'output' else 1)).contiguous()
 
 @own_grad_mode
