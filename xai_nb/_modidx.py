@@ -202,6 +202,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'xai_nb.moments.Moments.merge': ('moments.html#moments.merge', 'xai_nb/moments.py'),
                                 'xai_nb.moments.Moments.save': ('moments.html#moments.save', 'xai_nb/moments.py'),
                                 'xai_nb.moments.Moments.to': ('moments.html#moments.to', 'xai_nb/moments.py'),
+                                'xai_nb.moments._accumulate': ('moments.html#_accumulate', 'xai_nb/moments.py'),
                                 'xai_nb.moments._batch': ('moments.html#_batch', 'xai_nb/moments.py'),
                                 'xai_nb.moments._full_precision': ('moments.html#_full_precision', 'xai_nb/moments.py'),
                                 'xai_nb.moments.batch_moments': ('moments.html#batch_moments', 'xai_nb/moments.py'),

@@ -56,7 +56,7 @@ def batch_moments(
     count = torch.full((len(w),), own.numel()//len(w), dtype=torch.float64, device=w.device)
     return y.detach(), dict(xy=xy, x=x, y=total(own), n=count, hits=total(mask))
 
-# %% ../nbs/09_moments.ipynb #d55e5a00
+# %% ../nbs/09_moments.ipynb #0f88a452
 AFFINE = 'linear', 'conv1d', 'conv2d', 'conv3d'
 OTHERS = tuple('multi_head_attention_forward conv_transpose1d conv_transpose2d conv_transpose3d bilinear lstm gru rnn_tanh rnn_relu'.split()) # have weights that no pattern is known for
 
@@ -101,6 +101,11 @@ def fingerprint(model):
         h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
+def _accumulate(total, new):
+    "`total += new`; on a CPU in pieces, since torch would first convert all of `new` to float64"
+    if new.dtype == total.dtype or new.device.type != 'cpu': total += new; return
+    for t, v in zip(total.view(-1).split(1 << 16), new.reshape(-1).split(1 << 16)): t += v
+
 class Moments:
     "What the data say about every layer: sums in float64, by the name of its weight"
     def __init__(self, model, kind='positive'):
@@ -109,7 +114,7 @@ class Moments:
 
     def add(self, name, new):
         if name not in self.sums: self.sums[name] = {k: torch.zeros_like(v, dtype=torch.float64) for k, v in new.items()}
-        for k, v in new.items(): self.sums[name][k] += v
+        for k, v in new.items(): _accumulate(self.sums[name][k], v)
 
     def to(self, device):
         for s in self.sums.values(): s.update({k: v.to(device) for k, v in s.items()})
