@@ -56,7 +56,7 @@ def batch_moments(
     count = torch.full((len(w),), own.numel()//len(w), dtype=torch.float64, device=w.device)
     return y.detach(), dict(xy=xy, x=x, y=total(own), n=count, hits=total(mask))
 
-# %% ../nbs/09_moments.ipynb #0f88a452
+# %% ../nbs/09_moments.ipynb #f2b88904
 AFFINE = 'linear', 'conv1d', 'conv2d', 'conv3d'
 OTHERS = tuple('multi_head_attention_forward conv_transpose1d conv_transpose2d conv_transpose3d bilinear lstm gru rnn_tanh rnn_relu'.split()) # have weights that no pattern is known for
 
@@ -113,7 +113,7 @@ class Moments:
         self.kind, self.of, self.batches, self.sums, self.scales = kind, fingerprint(model), 0, {}, {}
 
     def add(self, name, new):
-        if name not in self.sums: self.sums[name] = {k: torch.zeros_like(v, dtype=torch.float64) for k, v in new.items()}
+        if name not in self.sums: self.sums[name] = {k: torch.zeros(v.shape, dtype=torch.float64, device=v.device) for k, v in new.items()}
         for k, v in new.items(): _accumulate(self.sums[name][k], v)
 
     def to(self, device):
