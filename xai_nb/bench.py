@@ -4,17 +4,23 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'Cost', 'measure', 'Case', 'scene_case', 'photo_case', 'finite_difference_ipna', 'l1', 'points_needed', 'Row',
-           'row_ipna', 'row_conductance', 'row_stream', 'row_ig', 'row_memory', 'row_exact', 'table', 'main']
+           'row_ipna', 'row_conductance', 'row_stream', 'row_ig', 'row_memory', 'row_exact', 'unfold_moments',
+           'row_patterns', 'row_methods', 'table', 'main']
 
-# %% ../nbs/24_bench.ipynb #cb1b7ac5
-import argparse, ctypes, json, math, os, sys, threading, time, torch
+# %% ../nbs/24_bench.ipynb #6890055f
+import argparse, copy, ctypes, json, math, os, sys, threading, time, torch, warnings
 from pathlib import Path
 from typing import NamedTuple
 from .core import Patch, Score, as_mask, black_baseline
 from .ig import integrated_gradients
 from .ipna import ipna
 from .layers import conductance, find_layer
+from torchvision.models import vgg16
 from .load import load_image, load_model
+from .moments import fit_moments
+from .noise import expected_gradients, smooth_grad, smooth_grad_sq, var_grad
+from .patterns import fit_patterns, pattern_guided_ig
+from .rules import deconvnet, deep_lift, guided_backprop, input_x_gradient, saliency
 from .scenes import CLASSES, MEAN, SCENE_LAYER, STD, preprocess, scene_model, two_lights
 from .show import write_whole
 from .steps import crossing, curve, read_study
@@ -232,8 +238,74 @@ def row_exact(c, device, error=.001):
         rows.append(Row(f'exact IG of the {output}, embedded scene', 'midpoints to 0.1 %', n/info.steps.item(), b.seconds/a.seconds, a.mib, b.mib, f'{info.steps.item()} points in float64, {info.pieces.item()} piece, against {n}'))
     return rows
 
-# %% ../nbs/24_bench.ipynb #6ec05445
-ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream, ig=row_ig, memory=row_memory, exact=row_exact)
+# %% ../nbs/24_bench.ipynb #498a9603
+def unfold_moments(model, batches):
+    "The moments of every linear layer and convolution (2d, no groups) from explicit patches: the peer of `fit_moments`"
+    sums = {}
+    def note(name):
+        def hook(m, args, y):
+            if isinstance(m, torch.nn.Conv2d):
+                p = torch.nn.functional.unfold(args[0], m.kernel_size, m.dilation, m.padding, m.stride).transpose(1, 2).flatten(0, 1)
+                y = y.movedim(1, -1)
+            else: p = args[0].flatten(0, -2)
+            y = y.flatten(0, -2) - (0 if m.bias is None else m.bias)
+            on = (y > 0).to(y)
+            for k, v in dict(xy=(on*y).T @ p, x=on.T @ p, y=y.sum(0), n=torch.tensor(len(y))).items():
+                sums[name, k] = sums.get((name, k), 0) + v.double().reshape(m.weight.shape if k in ('xy', 'x') else v.shape)
+        return hook
+    handles = [m.register_forward_hook(note(f'{n}.weight')) for n, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    try:
+        with torch.no_grad():
+            for x in batches: model(x)
+    finally:
+        for h in handles: h.remove()
+    return sums
+
+def row_patterns(c, device, build=vgg16, images=8, batches=2, size=224):
+    "(f) the moments of a VGG-16, against forward and backward, and against explicit patches"
+    torch.manual_seed(0)
+    model = build(weights=None).eval().to(device)
+    data = [torch.randn(images, 3, size, size, device=device) for _ in range(batches)]
+    def plain():
+        for x in data: torch.autograd.grad(model(x).sum(), list(model.parameters()))
+    runs = dict(ours=lambda: fit_moments(model, data, progress=False), plain=plain, unfold=lambda: unfold_moments(model, data))
+    runs['plain'](); cost = {k: measure(f, device) for k, f in runs.items()}
+    rate = {k: images*batches/v.seconds for k, v in cost.items()}
+    note = ', '.join(f'{k} {v:.2g}' for k, v in rate.items()) + ' images/s'
+    return [Row('patterns of VGG-16', p, 1., rate['ours']/rate[k], cost['ours'].mib, cost[k].mib, note) for k, p in (('plain', 'forward and backward'), ('unfold', 'a fit on explicit patches'))]
+
+# %% ../nbs/24_bench.ipynb #9c44c582
+def row_methods(c, device, repeats=5, n=25):
+    "(g) the methods of chapters 07 to 09 against Captum's, at equal samples"
+    from captum import attr
+    theirs, x, t, b = copy.deepcopy(c.model), c.x, c.target, c.black
+    for m in theirs.modules():
+        if hasattr(m, 'inplace'): m.inplace = False
+    z, tunnel = x.clone().requires_grad_(), lambda kind: attr.NoiseTunnel(attr.Saliency(theirs)).attribute(z, target=t, nt_type=kind, nt_samples=n, nt_samples_batch_size=8, stdevs=.5, abs=False)
+    patterns = fit_patterns(c.model, [x], progress=False)
+    noisy = dict(n_samples=n, stdevs=.5)
+    pairs = {
+        'saliency':         (lambda: saliency(c.model, x, t), lambda: attr.Saliency(theirs).attribute(z, t)),
+        'input × gradient': (lambda: input_x_gradient(c.model, x, t), lambda: attr.InputXGradient(theirs).attribute(z, t)),
+        'guided backprop':  (lambda: guided_backprop(c.model, x, t), lambda: attr.GuidedBackprop(theirs).attribute(z, t)),
+        'deconvnet':        (lambda: deconvnet(c.model, x, t), lambda: attr.Deconvolution(theirs).attribute(z, t)),
+        'DeepLIFT':         (lambda: deep_lift(c.model, x, t, b), lambda: attr.DeepLift(theirs).attribute(z, b, t)),
+        'SmoothGrad':       (lambda: smooth_grad(c.model, x, t, **noisy), lambda: tunnel('smoothgrad')),
+        'SmoothGrad²':      (lambda: smooth_grad_sq(c.model, x, t, **noisy), lambda: tunnel('smoothgrad_sq')),
+        'VarGrad':          (lambda: var_grad(c.model, x, t, **noisy), lambda: tunnel('vargrad')),
+        'expected gradients': (lambda: expected_gradients(c.model, x, t, b, n_samples=n), lambda: attr.GradientShap(theirs).attribute(z, b, n_samples=n, target=t)),
+        'PGIG':             (lambda: pattern_guided_ig(c.model, x, t, b, patterns=patterns, n_steps=n), lambda: integrated_gradients(c.model, x, t, b, n_steps=n))}
+    rows = []
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                                         # Captum says that it sets hooks
+        for name, (ours, peer) in pairs.items():
+            ours(), peer()
+            a, p = (min(r, key=lambda m: m.seconds) for r in zip(*[(measure(ours, device), measure(peer, device)) for _ in range(repeats)]))
+            rows.append(Row(name, 'IG, ours' if name == 'PGIG' else "Captum's", 1., p.seconds/a.seconds, a.mib, p.mib, f'{n} samples' if name in list(pairs)[5:] else ''))
+    return rows
+
+# %% ../nbs/24_bench.ipynb #ad41719d
+ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream, ig=row_ig, memory=row_memory, exact=row_exact, patterns=row_patterns, methods=row_methods)
 
 def table(rows, title)->str:
     "The rows as a Markdown table"
