@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTES', 'as_picture', 'to_image', 'pixel_map', 'gaussian_blur', 'attribution_scale', 'intensity', 'palette',
-           'overlay', 'colour_key', 'show_images', 'draw_box', 'write_whole', 'save_image']
+           'overlay', 'colour_key', 'show_images', 'show_grid', 'draw_box', 'write_whole', 'save_image']
 
 # %% ../nbs/12_show.ipynb #f0fd30d6
 import os, tempfile, numpy as np, torch
@@ -174,6 +174,29 @@ def show_images(
     for ax, i, t in zip(axs.flat, images, titles): ax.imshow(i); ax.set_title(t or '', fontsize=10)
     if colours is not None: colour_key(fig, colours)
     return fig
+
+# %% ../nbs/12_show.ipynb #ec3c8f74
+def show_grid(
+    images,                 # Pictures, as for `as_picture`: a row for each
+    maps:dict,              # For each column its title, and an attribution for each image, as for `pixel_map`
+    *,
+    share_scale:bool=False, # One scale for all maps of an image, that of the largest?
+    size:float=1.9,         # Width of a picture, in inches
+    norm:str='signed-max',  # As for `overlay`, like all that follow
+    blur:float=None, quantiles=(.85, .9999), colours='green-red', **kwargs,
+    ):                      # A matplotlib `Figure`
+    "Methods × images; a map with NaN is left empty; `ValueError` where a column has not one map for each image"
+    images = [as_picture(i) for i in images]
+    for n, m in maps.items():
+        if len(m) != len(images): raise ValueError(f"{n}: {len(m)} maps for {len(images)} images")
+    pictures = []
+    for k, image in enumerate(images):
+        row = [torch.as_tensor(m[k].copy() if isinstance(m[k], np.ndarray) else m[k]) for m in maps.values()]
+        there = [bool(m.isfinite().all()) for m in row]
+        scales = [attribution_scale(m, quantiles, norm=norm, blur=blur) if ok else None for m, ok in zip(row, there)]
+        if share_scale and any(there): scales = [max((s for s in scales if s), key=lambda s: s[1])]*len(row)
+        pictures += [image] + [overlay(image, m, s, blur=blur, colours=colours, **kwargs) if ok else np.ones_like(image) for m, ok, s in zip(row, there, scales)]
+    return show_images(pictures, ['', *maps] + [None]*(len(pictures) - len(maps) - 1), len(images), size, colours)
 
 # %% ../nbs/12_show.ipynb #ab677ebd
 def draw_box(
