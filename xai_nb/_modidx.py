@@ -180,6 +180,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'xai_nb.core.Score.at': ('core.html#score.at', 'xai_nb/core.py'),
                              'xai_nb.core.Score.double': ('core.html#score.double', 'xai_nb/core.py'),
                              'xai_nb.core.Score.logits': ('core.html#score.logits', 'xai_nb/core.py'),
+                             'xai_nb.core.Score.outputs': ('core.html#score.outputs', 'xai_nb/core.py'),
                              'xai_nb.core.Score.pick': ('core.html#score.pick', 'xai_nb/core.py'),
                              'xai_nb.core.Score.run': ('core.html#score.run', 'xai_nb/core.py'),
                              'xai_nb.core.WhileNeeded': ('core.html#whileneeded', 'xai_nb/core.py'),

@@ -115,7 +115,7 @@ def plane_point(
         y = torch.clamp(x - like(many, x)*g, lo, hi)
     return y
 
-# %% ../nbs/10_boundary.ipynb #a43174fb
+# %% ../nbs/10_boundary.ipynb #e6499357
 class Start(NamedTuple):
     "What a search begins with"
     x:torch.Tensor      # The images, `(B, …)`
@@ -150,16 +150,17 @@ class Radial:
     over:float=.001            # … and at the end
     tol:float=1e-6             # The two points agree: a share of the distance
     def __call__(self, s):
-        rows, j = s.rows, None
-        if s.rivals is not None:
-            near = []
+        rows, m, g = s.rows, s.m, s.g
+        if s.rivals is not None:                                               # keep the rivals that are nearest to first order
+            k = min(self.starts, s.rivals.shape[1])
+            near, M, G = m.new_full((k, len(rows)), torch.inf), m.repeat(k, 1), torch.zeros_like(g).repeat(k, *[1]*g.ndim)
             for r in s.rivals[:, :self.rivals].T:
                 m, g = yield s.x, s.rows, r
-                near.append(m/length(g).clamp(min=1e-30))
-            j = s.rivals.gather(1, torch.stack(near, 1).argsort(1)[:, :self.starts]).T.flatten()
-            rows = rows.repeat(len(j)//len(rows))
-            m, g = yield s.x[rows], rows, j
-        else: m, g = s.m, s.g
+                d, worst = m/length(g).clamp(min=1e-30), near.argmax(0)
+                i = (d < near[worst, rows]).nonzero().flatten()
+                near[worst[i], i], M[worst[i], i], G[worst[i], i] = d[i], m[i], g[i]
+            by, rows = near.argsort(0).flatten(), rows.repeat(k)
+            m, g = M[by, rows], G[by, rows]
         x, depth, n = s.x[rows], s.tau[rows]/2, self.random*len(s.rows)
         z, goal, k = plane_point(x, m + depth, g, s.lo, s.hi), depth, len(rows)//len(s.rows)
         deep = torch.tensor(self.deep).to(m)[torch.arange(k, device=m.device) % len(self.deep)].repeat_interleave(len(s.rows))

@@ -39,7 +39,7 @@ def back_to_boundary(
         side[j], side[n] = 1., -1.
     return point, m
 
-# %% ../nbs/10_boundary_find.ipynb #c2117d9c
+# %% ../nbs/10_boundary_find.ipynb #1e32f413
 class Boundary(NamedTuple):
     "Boundary points, one for each image"
     points:torch.Tensor         # $x'$, `(B, …)`, like the inputs; NaN where none was found
@@ -59,9 +59,7 @@ class _Ask:
     def __init__(self, F, x, c, towards, first):
         self.F, self.x, self.c, self.to, self.first = F, x, c, towards, first
         self.spent, self.unit, self.flat = torch.zeros(len(x), dtype=torch.long, device=x.device), None, None
-    def outputs(self, z, rows):
-        out = self.F.run(z, rows + self.first)
-        return self.F.output(out) if callable(self.F.output) else out
+    def outputs(self, z, rows): return self.F.outputs(z, rows + self.first)
     def ahead(self, out, rows): return margin(out, (self.c if self.to is None else self.to)[rows], self.to is not None)
     @torch.no_grad()
     def logits(self, z, rows): return torch.cat(list(self.F.chunk.run(lambda i, j: self.outputs(z[i:j], rows[i:j]), len(z))))
@@ -156,7 +154,7 @@ def find_boundary(
     *,
     towards=None,             # Only where this class is predicted: an int or `B` ints
     searches=SEARCHES,        # What looks for it: `Radial`, `DDN`, `PGD`, `CarliniWagner`, or your own, see `Start`
-    tol:float=None,           # $\tau$ as a share of the top two outputs of the image; by default `1e-4` in float32, `1e-9` in float64
+    tol:float=None,           # $\tau$ as a share of the top two outputs of the image; by default `1e-4` in float32 (`1e-2` with TF32), `1e-9` in float64
     output='logit',           # `'logit'`, or a callable on the logits
     seed:int=0,               # For searches that draw; the same for each image
     internal_batch_size=None, # Points that go through the model at once; `None` picks what fits
@@ -171,7 +169,7 @@ def find_boundary(
     if isinstance(inputs, torch.Tensor) and inputs.dtype in (torch.float16, torch.bfloat16): raise ValueError(f"a boundary needs float32 or float64, not {inputs.dtype}: half precision cannot tell two equal outputs")
     F = Score(model, inputs, None, output, internal_batch_size)
     x, B, c = F.inputs, len(F.rows), F.target
-    tol = (1e-9 if x.dtype == torch.float64 else 1e-4) if tol is None else tol
+    if tol is None: tol = 1e-9 if x.dtype == torch.float64 else 1e-2 if x.is_cuda and torch.backends.cudnn.allow_tf32 else 1e-4
     if not tol > 0: raise ValueError(f"tol must be positive, not {tol!r}")
     lo, hi = as_bounds(bounds, x)
     out = _Ask(F, x, c, None, 0).logits(x, F.rows)

@@ -218,7 +218,7 @@ def _no_fast_path():
     finally: torch.backends.mha.set_fastpath_enabled(was)
 no_fast_path = WhileNeeded(_no_fast_path)
 
-# %% ../nbs/00_core.ipynb #a78a62c0
+# %% ../nbs/00_core.ipynb #2076f8e7
 class Score:
     "$F$: one number per image, for a target that is fixed on `inputs`"
     @own_grad_mode
@@ -239,7 +239,7 @@ class Score:
         else:
             logits = self._layout(inputs, lambda: self.logits(self.inputs))
             with torch.no_grad():
-                self.target = as_target(target, self._shown(logits, target))
+                self.target = as_target(target, self._shown(logits, target, self.rows))
                 self.value = self.pick(logits, self.rows) # F(x), `(B,)`
         check_finite(self.value, 'the score')
 
@@ -252,7 +252,10 @@ class Score:
         self.inputs = x
         return run()
 
-    def _shown(self, logits, target): return self.output(logits) if callable(self.output) and not callable(target) else logits
+    def _shown(self, logits, target, rows):
+        "What the target chooses from"
+        if not callable(self.output) or callable(target): return logits
+        with _set(_rows, (rows, len(self.rows))), _set(_head, True): return self.output(logits)
 
     def _visit(self, target, visit):
         "The scores of all images, and what `visit` makes of each chunk: target and graph from the same forward pass"
@@ -260,7 +263,7 @@ class Score:
         def chunk(i, j):
             x = self.inputs[i:j].detach().requires_grad_()
             out = self.run(x, self.rows[i:j])
-            with torch.no_grad(): shown = self._shown(out.detach(), target)
+            with torch.no_grad(): shown = self._shown(out.detach(), target, self.rows[i:j])
             if target is None and shown.ndim == 2:
                 if self.target is None: self.target = torch.zeros_like(self.rows)
                 self.target[i:j] = as_target(None, shown)
@@ -269,6 +272,10 @@ class Score:
             return f.detach(), visit(f, x, out)
         values, visited = zip(*self.chunk.run(chunk, len(self.rows)))
         return torch.cat(values), visited
+
+    def outputs(self, z, rows):
+        "What a class is chosen from: the model's output, through `output` where that is a callable; with a graph"
+        return self._shown(self.run(z, rows), None, rows)
 
     @torch.no_grad()
     def logits(self, z, rows=None):
