@@ -115,7 +115,7 @@ def plane_point(
         y = torch.clamp(x - like(many, x)*g, lo, hi)
     return y
 
-# %% ../nbs/10_boundary.ipynb #e6499357
+# %% ../nbs/10_boundary.ipynb #540c135b
 class Start(NamedTuple):
     "What a search begins with"
     x:torch.Tensor      # The images, `(B, …)`
@@ -152,7 +152,7 @@ class Radial:
     def __call__(self, s):
         rows, m, g = s.rows, s.m, s.g
         if s.rivals is not None:                                               # keep the rivals that are nearest to first order
-            k = min(self.starts, s.rivals.shape[1])
+            k = min(self.starts, self.rivals, s.rivals.shape[1])
             near, M, G = m.new_full((k, len(rows)), torch.inf), m.repeat(k, 1), torch.zeros_like(g).repeat(k, *[1]*g.ndim)
             for r in s.rivals[:, :self.rivals].T:
                 m, g = yield s.x, s.rows, r

@@ -14,9 +14,9 @@ from .ig import integrated_gradients
 from .noise import smooth_grad
 from .rules import deep_lift, saliency
 
-# %% ../nbs/10_boundary_maps.ipynb #fede6af3
+# %% ../nbs/10_boundary_maps.ipynb #c2d07b78
 def _at_boundary(attribute, model, inputs, target, bounds, boundary, output, progress):
-    "Maps that `attribute` makes from inputs, classes and boundary points; NaN for images without a point"
+    "Maps that `attribute` makes from inputs, the `Boundary` and its points; NaN for images without a point"
     x = as_inputs(inputs)
     if boundary is None:
         if bounds is None: raise ValueError("give bounds=(lo, hi), the range of the inputs, or boundary=find_boundary(…)")
@@ -24,8 +24,8 @@ def _at_boundary(attribute, model, inputs, target, bounds, boundary, output, pro
     if not isinstance(boundary, Boundary) or boundary.points.shape != x.shape: raise ValueError(f"boundary must come from find_boundary, on these inputs of shape {tuple(x.shape)}")
     c, found, points = boundary.target, boundary.found, boundary.points.to(x)
     if not torch.allclose(length(points - x)[found], boundary.distance[found].to(x), rtol=1e-3): raise ValueError("this boundary is that of other inputs: the points are not at its distances")
-    if target is not None and not (callable(target) or isinstance(target, str)) and torch.as_tensor(target).numel() in (1, len(c)): wrong = (torch.as_tensor(target, device=c.device) != c).any()
-    else: wrong = target is not None
+    try: wrong = target is not None and bool((torch.as_tensor(target, device=c.device) != c).any())
+    except (TypeError, RuntimeError, ValueError): wrong = True
     if wrong: raise ValueError(f"the boundary is that of the classes {c.tolist()[:5]}{' …' if len(c) > 5 else ''}, not of target {target!r}")
     if not found.all():
         missing = (~found).nonzero().flatten().tolist()
@@ -34,7 +34,7 @@ def _at_boundary(attribute, model, inputs, target, bounds, boundary, output, pro
         if isinstance(t, torch.Tensor) and t.is_floating_point() and len(t) == len(x): return torch.where(like(found, t), t, torch.nan)
         if isinstance(t, tuple): return type(t)(*map(blank, t)) if hasattr(t, '_fields') else tuple(map(blank, t))
         return t
-    return blank(attribute(x, c, torch.where(like(found, x), points, x)))
+    return blank(attribute(x, boundary, torch.where(like(found, x), points, x)))
 
 @own_grad_mode
 def boundary_saliency(
@@ -49,7 +49,7 @@ def boundary_saliency(
     **kwargs,            # `abs` and `internal_batch_size`, as in `saliency`
     )->torch.Tensor:     # Shaped like `inputs`
     "The gradient at the nearest boundary point, BSM (Wang et al. 2021, section 4); `ValueError` for bad input"
-    return _at_boundary(lambda x, c, p: saliency(model, p, c, output=output, **kwargs), model, inputs, target, bounds, boundary, output, progress)
+    return _at_boundary(lambda x, b, p: saliency(model, p, b.target, output=output, **kwargs), model, inputs, target, bounds, boundary, output, progress)
 
 @own_grad_mode
 def boundary_smooth_grad(
@@ -61,7 +61,7 @@ def boundary_smooth_grad(
     **kwargs,            # As in `smooth_grad`
     ):                   # Shaped like `inputs`; with the error a pair
     "The mean gradient under noise around the nearest boundary point, BSG; `ValueError` for bad input"
-    return _at_boundary(lambda x, c, p: smooth_grad(model, p, c, output=output, progress=progress, **kwargs), model, inputs, target, bounds, boundary, output, progress)
+    return _at_boundary(lambda x, b, p: smooth_grad(model, p, b.target, output=output, progress=progress, **kwargs), model, inputs, target, bounds, boundary, output, progress)
 
 @own_grad_mode
 def boundary_ig(
@@ -73,7 +73,7 @@ def boundary_ig(
     **kwargs,            # As in `integrated_gradients`: `n_steps`, `method`, `tol`, `return_convergence_delta` …
     ):                   # Shaped like `inputs`, in units of the score; with the gap or the info: a tuple
     "Integrated Gradients from the nearest boundary point, BIG (Wang et al. 2021, section 4); `ValueError` for bad input"
-    return _at_boundary(lambda x, c, p: integrated_gradients(model, x, c, p, output=output, progress=progress, **kwargs), model, inputs, target, bounds, boundary, output, progress)
+    return _at_boundary(lambda x, b, p: integrated_gradients(model, x, b.target, p, output=output, progress=progress, **kwargs), model, inputs, target, bounds, boundary, output, progress)
 
 @own_grad_mode
 def boundary_deep_lift(
@@ -85,7 +85,7 @@ def boundary_deep_lift(
     **kwargs,            # As in `deep_lift`
     ):                   # Shaped like `inputs`, in units of the score; with the delta: a pair
     "DeepLIFT from the nearest boundary point; `ValueError` for bad input"
-    return _at_boundary(lambda x, c, p: deep_lift(model, x, c, p, output=output, **kwargs), model, inputs, target, bounds, boundary, output, progress)
+    return _at_boundary(lambda x, b, p: deep_lift(model, x, b.target, p, output=output, **kwargs), model, inputs, target, bounds, boundary, output, progress)
 
 @own_grad_mode
 def boundary_normal(
@@ -97,10 +97,8 @@ def boundary_normal(
     )->torch.Tensor:     # Shaped like `inputs`, of length 1; it points to the side of `inputs`
     "The normal of the decision boundary at the nearest point; `ValueError` for bad input"
     if output != 'logit' and not callable(output): raise ValueError(f"output must be 'logit' or a callable on the logits, not {output!r}")
-    if boundary is None:
-        if bounds is None: raise ValueError("give bounds=(lo, hi), the range of the inputs, or boundary=find_boundary(…)")
-        boundary = find_boundary(model, inputs, target, bounds, output=output, progress=progress)
-    def normal(x, c, p):
-        g = saliency(model, p, lambda out: margin(out, boundary.label.clamp(min=0)[image_rows()[0]], True), output=output, abs=False, internal_batch_size=internal_batch_size)
+    def normal(x, b, p):
+        to = b.label.clamp(min=0)
+        g = saliency(model, p, lambda out: margin(out, to[image_rows()[0]], True), output=output, abs=False, internal_batch_size=internal_batch_size)
         return g/like(length(g), g)                                            # NaN where the boundary is flat
     return _at_boundary(normal, model, inputs, target, bounds, boundary, output, progress)
