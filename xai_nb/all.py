@@ -11,13 +11,13 @@ __all__ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 
            'var_grad', 'smooth_grad_ig', 'expected_gradients', 'random_attribution', 'Moments', 'fit_moments',
            'quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of', 'load_patterns', 'pattern_net',
            'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ', 'Radial',
-           'DDN', 'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'SEARCHES', 'find_boundary',
-           'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift', 'boundary_normal',
-           'to_image', 'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images', 'show_grid',
-           'save_image', 'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories',
+           'DDN', 'DeepFool', 'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'SEARCHES',
+           'find_boundary', 'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift',
+           'boundary_normal', 'to_image', 'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images',
+           'show_grid', 'save_image', 'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories',
            'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
 
-# %% ../nbs/25_all.ipynb #192d07a1
+# %% ../nbs/25_all.ipynb #47f72fad
 from .core import Patch, Score, black_baseline, IMAGENET_MEAN, IMAGENET_STD
 from .pieces import TooManyPieces
 from .path import METHODS, PathInfo, path_rule, integrate, completeness_gap
@@ -30,21 +30,21 @@ from .rules import saliency, input_x_gradient, Guided, Deconvnet, guided_backpro
 from .noise import smooth_grad, smooth_grad_sq, var_grad, smooth_grad_ig, expected_gradients, random_attribution
 from .moments import Moments, fit_moments, quality, sample_patches
 from .patterns import Patterns, fit_patterns, patterns_of, load_patterns, pattern_net, pattern_attribution, pattern_guided_ig, load_npz_weights, load_npz_patterns, VGG16_NPZ
-from .boundary import Radial, DDN, PGD, CarliniWagner, certified_distance, image_bounds
+from .boundary import Radial, DDN, DeepFool, PGD, CarliniWagner, certified_distance, image_bounds
 from .boundary_find import Boundary, SEARCHES, find_boundary
 from .boundary_maps import boundary_saliency, boundary_smooth_grad, boundary_ig, boundary_deep_lift, boundary_normal
 from .show import to_image, attribution_scale, overlay, draw_box, colour_key, show_images, show_grid, save_image
 from .load import load_image, Preprocess, load_model, load_two_parts, imagenet_categories
 from .traffic_light import traffic_light, pictures, traffic_light_figure, curve_figure
 
-# %% ../nbs/25_all.ipynb #e2ff4c18
+# %% ../nbs/25_all.ipynb #5e4a1b9f
 _all_ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'TooManyPieces', 'METHODS', 'PathInfo', 'path_rule', 'integrate', 'completeness_gap',
          'integrated_gradients', 'distributional_ig', 'AXIOMS', 'NotApplicable', 'axiom_report', 'made_for', 'Scorecard', 'path_attribution', 'layer_names', 'find_layer', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
          'saliency', 'input_x_gradient', 'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift',
          'smooth_grad', 'smooth_grad_sq', 'var_grad', 'smooth_grad_ig', 'expected_gradients', 'random_attribution',
          'Moments', 'fit_moments', 'quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of', 'load_patterns', 'pattern_net', 'pattern_attribution', 'pattern_guided_ig',
          'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ',
-         'Radial', 'DDN', 'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'SEARCHES', 'find_boundary',
+         'Radial', 'DDN', 'DeepFool', 'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'SEARCHES', 'find_boundary',
          'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift', 'boundary_normal',
          'to_image', 'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images', 'show_grid', 'save_image',
          'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['margin', 'certified_distance', 'image_bounds', 'as_bounds', 'length', 'like', 'dot', 'plane_point', 'Start',
-           'descent', 'Radial', 'DDN', 'PGD', 'CarliniWagner']
+           'descent', 'DeepFool', 'Radial', 'DDN', 'PGD', 'CarliniWagner']
 
 # %% ../nbs/10_boundary.ipynb #4e0c1e44
 import math, torch
@@ -23,15 +23,16 @@ def margin(
     f, rest = out.gather(1, own[:, None])[:, 0], out.scatter(1, own[:, None], -torch.inf).amax(1)
     return rest - f if towards else f - rest
 
-# %% ../nbs/10_boundary.ipynb #2da752bd
+# %% ../nbs/10_boundary.ipynb #75b57533
 _STILL = nn.ReLU, nn.ReLU6, nn.Tanh, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d # with a slope of at most 1
 
 def _largest_singular(m, x):
     "A bound on the slope of a layer on inputs like `x`"
-    if isinstance(m, _STILL): return 1.
-    if isinstance(m, nn.Linear): return torch.linalg.matrix_norm(m.weight.double(), 2).item()
-    if isinstance(m, (nn.AvgPool2d, nn.MaxPool2d)) and m.kernel_size == m.stride and m.padding == 0 and getattr(m, 'dilation', 1) == 1 and getattr(m, 'divisor_override', None) is None: return 1.
-    if isinstance(m, nn.Conv2d) and m.groups == 1 and m.padding_mode == 'zeros' and not isinstance(m.padding, str):
+    if m._forward_hooks or m._forward_pre_hooks: raise ValueError(f"{type(m).__name__} has forward hooks, which may do anything")
+    if type(m) in _STILL: return 1.
+    if type(m) is nn.Linear: return torch.linalg.matrix_norm(m.weight.double(), 2).item()
+    if type(m) in (nn.AvgPool2d, nn.MaxPool2d) and m.kernel_size == m.stride and m.padding == 0 and getattr(m, 'dilation', 1) == 1 and getattr(m, 'divisor_override', None) is None: return 1.
+    if type(m) is nn.Conv2d and m.groups == 1 and m.padding_mode == 'zeros' and not isinstance(m.padding, str):
         size = [n + 2*p for n, p in zip(x.shape[2:], m.padding)]
         kernel = m.weight.new_zeros(*m.weight.shape[:2], *size).double()
         kernel[..., :m.dilation[0]*m.kernel_size[0]:m.dilation[0], :m.dilation[1]*m.kernel_size[1]:m.dilation[1]] = m.weight.double()
@@ -45,28 +46,29 @@ def certified_distance(
     model:nn.Sequential, # Of linear layers, convolutions (stride 1 or more, no groups), ReLUs, pooling without overlap, flatten
     inputs:torch.Tensor, # `(B, …)`
     )->torch.Tensor:     # `(B,)`, in units of the input
-    "Within this L2 distance the predicted class cannot change (after Tsuzuku et al. 2018, with the normals of the last layer for their $\\sqrt2$); `ValueError` for layers without a bound"
+    "Within this L2 distance, up to round-off, the predicted class cannot change (after Tsuzuku et al. 2018, with the normals of the last layer for their $\\sqrt2$); `ValueError` for layers without a bound"
     ready(model)
     layers, total, x = _in_turn(model), 1., as_inputs(inputs).clone()
-    if type(model) is not nn.Sequential or not isinstance(layers[-1], nn.Linear): raise ValueError("certified_distance needs an nn.Sequential that ends in a linear layer")
+    if type(model) is not nn.Sequential or not layers or type(layers[-1]) is not nn.Linear: raise ValueError("certified_distance needs an nn.Sequential that ends in a linear layer")
     for m in layers[:-1]: total, x = total*_largest_singular(m, x), m(x)
     out, w = layers[-1](x), layers[-1].weight.double()
+    if out.ndim != 2: raise ValueError(f"the model returns shape {tuple(out.shape)}, not (B, C): is a Flatten missing?")
     c = out.argmax(1)
     ahead, normal = (out.gather(1, c[:, None]) - out).double(), torch.cdist(w[c], w, compute_mode='donot_use_mm_for_euclid_dist')
     distance = torch.where(ahead > 0, ahead/normal, 0)                          # a class that is level is at distance 0, one that never gains at infinity
     return (distance.scatter(1, c[:, None], torch.inf).amin(1)/total).to(inputs)
 
-# %% ../nbs/10_boundary.ipynb #10d27e7a
+# %% ../nbs/10_boundary.ipynb #4dae12d2
 def image_bounds(
     mean=IMAGENET_MEAN, # The mean that was subtracted: one number per channel, or one for all
     std=IMAGENET_STD,   # The standard deviation that was divided by
     )->tuple:           # `(lo, hi)`, what black and white become
     "The allowed range of a normalised image"
-    mean, std = torch.as_tensor(mean), torch.as_tensor(std)
+    mean, std = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, std))
     return (0 - mean)/std, (1 - mean)/std
 
 def as_bounds(
-    bounds,              # `(lo, hi)`: numbers, one for each channel, or tensors that broadcast to one input; infinite ones too
+    bounds,              # `(lo, hi)`: numbers, one for each channel, or tensors that broadcast to one input, such as `(1, 1, 3)` for channels last; infinite ones too
     inputs:torch.Tensor, # `(B, …)`
     )->tuple:            # Two tensors that broadcast to `inputs`
     "The ends of the range; `ValueError` where they do not fit, are in the wrong order, or an input is outside"
@@ -87,7 +89,7 @@ def as_bounds(
     if out.any(): raise ValueError(f"the bounds leave out a value of image {out.nonzero()[0, 0].item()}: {inputs[out][0].item():.7g}")
     return lo, hi
 
-# %% ../nbs/10_boundary.ipynb #9e7bc71d
+# %% ../nbs/10_boundary.ipynb #bde0c96b
 def length(t):
     "The L2 length of each row, `(n,)`"
     return torch.linalg.vector_norm(t, dim=tuple(range(1, t.ndim)))
@@ -106,7 +108,7 @@ def plane_point(
     )->torch.Tensor: # $y$, `(n, …)`; where the plane does not meet the range, the corner that comes closest
     "The point nearest to `x`, within the range, where $m+g^\\top(y-x)\\le0$"
     many, y = torch.zeros_like(m), x
-    for k in range(20):
+    for k in range(60):
         rest = m + dot(g, y - x)
         todo = rest > 1e-6*m.abs()
         if not todo.any(): break
@@ -115,7 +117,7 @@ def plane_point(
         y = torch.clamp(x - like(many, x)*g, lo, hi)
     return y
 
-# %% ../nbs/10_boundary.ipynb #540c135b
+# %% ../nbs/10_boundary.ipynb #ef04ba59
 class Start(NamedTuple):
     "What a search begins with"
     x:torch.Tensor      # The images, `(B, …)`
@@ -138,6 +140,41 @@ def descent(k, n):
     "From 1 down to 0, half a cosine"
     return (1 + math.cos(math.pi*k/n))/2
 
+def _check(search, counts, reals):
+    "`ValueError` for a search whose `counts` (name to the least) are no whole numbers, or whose `reals` are not above 0"
+    name = type(search).__name__
+    for n, least in counts.items():
+        v = getattr(search, n)
+        if isinstance(v, bool) or not isinstance(v, int) or v < least: raise ValueError(f"{name}: {n} must be a whole number from {least} on, not {v!r}")
+    for n in reals:
+        v = getattr(search, n)
+        for w in v if isinstance(v, tuple) and v else (v,):
+            if isinstance(w, bool) or not isinstance(w, (int, float)) or not 0 < w < math.inf: raise ValueError(f"{name}: {n} must be above 0, not {v!r}")
+
+# %% ../nbs/10_boundary.ipynb #cad71199
+@dataclass(frozen=True)
+class DeepFool:
+    "Onto the nearest of the rivals' tangent planes, until the answer changes (Moosavi-Dezfooli et al. 2016, algorithm 2)"
+    steps:int=50               # At most, each of as many gradients as there are rivals
+    rivals:int=10              # Classes that are looked at
+    overshoot:float=.02        # How much further than the plane
+    def __post_init__(self): _check(self, dict(steps=1, rivals=1), ['overshoot'])
+    def __call__(self, s):
+        z, rows = s.x, s.rows
+        for _ in range(self.steps):
+            near, low, step = torch.full_like(s.m[rows], torch.inf), torch.full_like(s.m[rows], torch.inf), torch.zeros_like(z)
+            for r in [None] if s.rivals is None else s.rivals[rows, :self.rivals].T:
+                m, g = yield z, rows, r
+                way = plane_point(z, m, g, s.lo, s.hi) - z
+                far = torch.where(dot(way, way) > 0, length(way), torch.inf)
+                step = torch.where(like(far < near, g), (1 + self.overshoot)*way, step)
+                near, low = torch.minimum(near, far), torch.minimum(low, m)
+            go = low > -s.tau[rows]/10
+            z, rows = torch.clamp(z + step, s.lo, s.hi)[go], rows[go]
+            if not len(rows): return
+        yield z, rows, None
+
+# %% ../nbs/10_boundary.ipynb #67852176
 @dataclass(frozen=True)
 class Radial:
     "Newton steps along the ray, mixed with the nearest point of the tangent plane; from the nearest few rivals and in `random` directions"
@@ -149,9 +186,15 @@ class Radial:
     deep:tuple=(0., 1.)        # How deep the planes lie at the beginning, in turn for the walks, as a share of the margin at `x`
     over:float=.001            # … and at the end
     tol:float=1e-6             # The two points agree: a share of the distance
+    def __post_init__(self):
+        _check(self, dict(steps=1, rivals=1, starts=0, random=0), ['tol'])
+        if self.starts + self.random < 1 or not self.deep: raise ValueError("Radial needs a walk: starts or random, and a value of deep")
+    @property
+    def walks(self): return self.starts + self.random
     def __call__(self, s):
         rows, m, g = s.rows, s.m, s.g
-        if s.rivals is not None:                                               # keep the rivals that are nearest to first order
+        if not self.starts: rows, m, g = rows[:0], m[:0], g[:0]
+        elif s.rivals is not None:                                             # keep the rivals that are nearest to first order
             k = min(self.starts, self.rivals, s.rivals.shape[1])
             near, M, G = m.new_full((k, len(rows)), torch.inf), m.repeat(k, 1), torch.zeros_like(g).repeat(k, *[1]*g.ndim)
             for r in s.rivals[:, :self.rivals].T:
@@ -189,13 +232,14 @@ class Radial:
             if not len(rows): return
         yield z, rows, None
 
-# %% ../nbs/10_boundary.ipynb #bd42971c
+# %% ../nbs/10_boundary.ipynb #078ea51e
 @dataclass(frozen=True)
 class DDN:
     "Decoupled direction and norm (Rony et al. 2019, algorithm 1), on the margin"
     steps:int=60               # All of them are taken
     gamma:float=.07            # $\gamma$; .05 in the paper, which takes more steps
     norm:float=1.              # Radius of the first sphere, in units of the range
+    def __post_init__(self): _check(self, dict(steps=1), ['gamma', 'norm'])
     def __call__(self, s):
         d, r = torch.zeros_like(s.x), self.norm*s.unit
         for k in range(self.steps):
@@ -210,6 +254,9 @@ class PGD:
     "Projected gradient descent on the margin in L2 balls (after Madry et al. 2018). A ball is left at the first point across"
     radii:tuple=(36/255, 64/255, .3, .5, .7, .9, 1.1) # In units of the range
     steps:int=40               # In each ball, of 2.5 radii in all
+    def __post_init__(self): _check(self, dict(steps=1), ['radii'])
+    @property
+    def walks(self): return len(self.radii)
     def __call__(self, s):
         n = len(self.radii)
         rows, r = s.rows.repeat(n), torch.cat([s.unit*v for v in self.radii])
@@ -231,6 +278,7 @@ class CarliniWagner:
     rounds:int=9               # Values of $a$
     stepsize:float=.01         # Of Adam
     const:float=1e-3           # The first $a$
+    def __post_init__(self): _check(self, dict(steps=1, rounds=1), ['stepsize', 'const'])
     def __call__(self, s):
         boxed = bool((s.hi - s.lo).isfinite().all())
         unit, mid, half = like(s.unit, s.x), (s.lo + s.hi)/2, (s.hi - s.lo)/2

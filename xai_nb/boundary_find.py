@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .boundary import DDN, Radial, Start, as_bounds, dot, length, like, margin
 from .core import Score, as_target, own_grad_mode, progress_bar, slope
 
-# %% ../nbs/10_boundary_find.ipynb #72233131
+# %% ../nbs/10_boundary_find.ipynb #cb1f7caf
 @torch.no_grad()
 def back_to_boundary(
     margins,             # From points and rows to $m$, `(n,)`
@@ -23,7 +23,7 @@ def back_to_boundary(
     lo, hi,              # The range
     most:int=80,         # Steps
     )->tuple:            # The point, `(n, …)`, and $m$ there, `(n,)`, below 0
-    "The point of the line where the answer changes, on the far side"
+    "A point of the line where the answer changes, on the far side"
     a, b, ma, mb, point = torch.zeros_like(tau), torch.ones_like(tau), near_m + tau/2, far_m + tau/2, far.clone()
     m, side = far_m.clone(), torch.zeros_like(tau)
     for k in range(most):
@@ -39,7 +39,7 @@ def back_to_boundary(
         side[j], side[n] = 1., -1.
     return point, m
 
-# %% ../nbs/10_boundary_find.ipynb #1e32f413
+# %% ../nbs/10_boundary_find.ipynb #3eb9f3c5
 class Boundary(NamedTuple):
     "Boundary points, one for each image"
     points:torch.Tensor         # $x'$, `(B, …)`, like the inputs; NaN where none was found
@@ -94,13 +94,16 @@ def _together(searches, s, ask, tau, progress):
     K, B = len(searches), len(s.x)
     best, point, far = s.m.new_full((K, B), torch.inf), s.x.repeat(K, *[1]*s.x.ndim), s.m.new_full((K, B), torch.inf)
     running, asked = [f(s) for f in searches], {}
+    for r in running:
+        if not hasattr(r, 'send'): raise ValueError(f"a search must be a generator of points, rows and rivals, not {type(r).__name__}: see Start")
     def send(k, answer):
         try: asked[k] = running[k].send(answer)
         except StopIteration: asked.pop(k, None)
     for k in range(K): send(k, None)
-    with progress_bar(progress and 'boundary', None, 'step') as bar:
+    with progress_bar(progress, None, 'step') as bar:
         while asked:
             z, rows, rival = zip(*asked.values())
+            z = [torch.clamp(v, s.lo, s.hi) for v in z]
             rival = torch.cat([torch.full_like(r, -1) if q is None else q for q, r in zip(rival, rows)])
             sizes = [len(r) for r in rows]
             m, g, ahead = (t.split(sizes) for t in ask(torch.cat(z), torch.cat(rows), rival))
@@ -108,8 +111,7 @@ def _together(searches, s, ask, tau, progress):
                 step = z[i] - s.x[rows[i]]
                 d = length(step)
                 back = ahead[i]*d/dot(g[i], step).clamp(max=-1e-30)             # how far behind the boundary, to first order
-                allowed = ((z[i] >= s.lo) & (z[i] <= s.hi)).flatten(1).all(1)
-                d = torch.where(allowed & (ahead[i] < -tau[rows[i]]/10), d - torch.where(back < .01*d, back, 0), torch.inf)
+                d = torch.where(ahead[i] < -tau[rows[i]]/10, d - torch.where(back < .01*d, back, 0), torch.inf)
                 at = _closest(d, rows[i], best[k])
                 r = rows[i][at]
                 best[k, r], point[k, r], far[k, r] = d[at], z[i][at], ahead[i][at]
@@ -117,7 +119,12 @@ def _together(searches, s, ask, tau, progress):
             bar.update(1)
     return point, far
 
-BLOCK = 16 # photos of 224 x 224 that are searched together: what the walks remember has to fit into memory
+BLOCK = 80 # walks with photos of 224 x 224 that go on together: what they remember has to fit into memory
+
+def _tf32():
+    "Do convolutions on the GPU round to 10 bits?"
+    try: return torch.backends.cudnn.allow_tf32
+    except RuntimeError: return True                                            # set by the newer interface
 
 def _find(ask, out, lo, hi, searches, tol, seed, progress):
     "The `Boundary` of a block of images, from their outputs on"
@@ -127,9 +134,11 @@ def _find(ask, out, lo, hi, searches, tol, seed, progress):
     first = m/length(g)
     unit = ((hi - lo)**2).mean().sqrt().expand(len(x)).to(m) if finite else torch.where(first.isfinite() & (first > 0), first, 1.)
     ask.unit, ask.flat = unit, way/length(way)
-    m, g, _ = ask(x, rows) if (length(g) == 0).any() else (m, g, None)
+    flat = (length(g) == 0).nonzero().flatten()
+    if len(flat): m[flat], g[flat], _ = ask(x[flat], flat)
     tau = tol*out.topk(2, 1).values.abs().amax(1).clamp(min=torch.finfo(x.dtype).tiny**.5)
-    rivals = out.scatter(1, c[:, None], -torch.inf).argsort(1, descending=True)[:, :-1] if ask.to is None else None
+    order = out.argsort(1, descending=True)
+    rivals = order[order != c[:, None]].reshape(len(x), -1) if ask.to is None else None
     points, far = _together(searches, Start(x, lo, hi, unit, rows, m, g, tau, rivals, seed), ask, tau, progress)
     k, r = (far < 0).nonzero().T
     p, at = back_to_boundary(ask.margins, x[r], points[k, r], r, m[r], far[k, r], tau[r], lo, hi)
@@ -140,8 +149,15 @@ def _find(ask, out, lo, hi, searches, tol, seed, progress):
         closer = d[mine] < best[r[mine]]
         to = r[mine][closer]
         best[to], point[to], gap[to], which[to] = d[mine][closer], p[mine][closer], at[mine][closer], i
-    found, label = which >= 0, torch.full_like(c, -1)
-    if found.any(): label[found] = ask.logits(point[found], rows[found]).argmax(1)
+    label = torch.full_like(c, -1)
+    for again in True, False:                                                   # in another batch, rounding might change the answer
+        i = (which >= 0).nonzero().flatten()
+        if not len(i): break
+        label[i] = ask.logits(point[i], i).argmax(1)
+        i = i[label[i] == c[i] if ask.to is None else label[i] != ask.to[i]]
+        point[i], best[i], gap[i], label[i] = (points[which[i], i], length(points[which[i], i] - x[i]), far[which[i], i], -1) if again else (torch.nan, torch.inf, torch.nan, -1)
+        if not again: which[i] = -1
+    found = which >= 0
     pixel = torch.where(found, length((point - x)/(hi - lo)), torch.inf) if finite else m.new_full((len(x),), torch.nan)
     return Boundary(point, best, pixel, label, found, c, gap, which, ask.spent)
 
@@ -153,32 +169,33 @@ def find_boundary(
     bounds=None,              # `(lo, hi)`: numbers, or one for each channel, in units of the input; see `image_bounds`
     *,
     towards=None,             # Only where this class is predicted: an int or `B` ints
-    searches=SEARCHES,        # What looks for it: `Radial`, `DDN`, `PGD`, `CarliniWagner`, or your own, see `Start`
+    searches=SEARCHES,        # What looks for it: `Radial`, `DDN`, `DeepFool`, `PGD`, `CarliniWagner`, or your own, see `Start`
     tol:float=None,           # $\tau$ as a share of the top two outputs of the image; by default `1e-4` in float32 (`1e-2` with TF32), `1e-9` in float64
     output='logit',           # `'logit'`, or a callable on the logits
     seed:int=0,               # For searches that draw; the same for each image
     internal_batch_size=None, # Points that go through the model at once; `None` picks what fits
     progress=False,           # Show a bar?
     )->Boundary:
-    "The nearest point, by L2, where the model gives another answer; `ValueError` for bad input"
+    "The nearest point that is found, by L2, where the model gives another answer; its distance is an upper bound. `ValueError` for bad input"
     if output != 'logit' and not callable(output): raise ValueError(f"output must be 'logit' or a callable on the logits, not {output!r}: near 1 a probability has no slope")
     if callable(target): raise ValueError("target must be None or the predicted class: a boundary lies between classes")
     searches = tuple(searches) if isinstance(searches, (tuple, list)) else (searches,)
-    if not searches or not all(callable(f) and not isinstance(f, type) for f in searches): raise ValueError("searches must be one or more of Radial(), DDN(), PGD(), CarliniWagner(), or functions like them")
+    if not searches or not all(callable(f) and not isinstance(f, type) for f in searches): raise ValueError("searches must be one or more of Radial(), DDN(), DeepFool(), PGD(), CarliniWagner(), or functions like them")
     if isinstance(seed, bool) or not isinstance(seed, int): raise ValueError(f"seed must be an int, not {seed!r}")
     if isinstance(inputs, torch.Tensor) and inputs.dtype in (torch.float16, torch.bfloat16): raise ValueError(f"a boundary needs float32 or float64, not {inputs.dtype}: half precision cannot tell two equal outputs")
     F = Score(model, inputs, None, output, internal_batch_size)
     x, B, c = F.inputs, len(F.rows), F.target
-    if tol is None: tol = 1e-9 if x.dtype == torch.float64 else 1e-2 if x.is_cuda and torch.backends.cudnn.allow_tf32 else 1e-4
-    if not tol > 0: raise ValueError(f"tol must be positive, not {tol!r}")
+    if tol is None: tol = 1e-9 if x.dtype == torch.float64 else 1e-2 if x.is_cuda and _tf32() else 1e-4
+    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 < tol < 1: raise ValueError(f"tol must be a number between 0 and 1, not {tol!r}")
     lo, hi = as_bounds(bounds, x)
     out = _Ask(F, x, c, None, 0).logits(x, F.rows)
     if out.ndim != 2 or out.shape[1] < 2: raise ValueError(f"a boundary needs two classes or more; the model returns shape {tuple(out.shape)}")
     if target is not None and (bad := (as_target(target, out) != c)).any(): raise ValueError(f"image {bad.nonzero()[0].item()} is predicted as {c[bad][0].item()}: its boundary is that of the predicted class, so leave `target` out")
     to = None if towards is None else as_target(towards, out)
     if to is not None and (bad := to == c).any(): raise ValueError(f"image {bad.nonzero()[0].item()} is predicted as {c[bad][0].item()} already: `towards` must be another class")
-    block = max(1, BLOCK*3*224*224//x[0].numel())
-    parts = [_find(_Ask(F, x[i:i + block], c[i:i + block], None if to is None else to[i:i + block], i), out[i:i + block], lo, hi, searches, tol, seed, progress) for i in range(0, B, block)]
+    block = max(1, BLOCK*3*224*224//x[0].numel()//sum(getattr(f, 'walks', 1) for f in searches))
+    label = lambda i: progress and (f'boundary, images {i + 1} to {min(B, i + block)} of {B}' if B > block else 'boundary')
+    parts = [_find(_Ask(F, x[i:i + block], c[i:i + block], None if to is None else to[i:i + block], i), out[i:i + block], lo, hi, searches, tol, seed, label(i)) for i in range(0, B, block)]
     found = Boundary(*(torch.cat(t) for t in zip(*parts)))
     if (loose := found.margin < -tol*out.topk(2, 1).values.abs().amax(1)).any():
         warnings.warn(f"image {loose.nonzero()[0].item()}: the answer changes abruptly, or below the precision of {x.dtype}; the point is across the boundary, but its top two outputs differ by {-found.margin[loose][0]:.2g}")

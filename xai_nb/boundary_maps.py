@@ -5,28 +5,33 @@
 # %% auto #0
 __all__ = ['boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift', 'boundary_normal']
 
-# %% ../nbs/10_boundary_maps.ipynb #6fdd0b46
+# %% ../nbs/10_boundary_maps.ipynb #9c7ad6de
 import torch, warnings
 from .boundary import length, like, margin
 from .boundary_find import Boundary, find_boundary
-from .core import as_inputs, image_rows, own_grad_mode
+from .core import Score, as_inputs, image_rows, own_grad_mode
 from .ig import integrated_gradients
 from .noise import smooth_grad
 from .rules import deep_lift, saliency
 
-# %% ../nbs/10_boundary_maps.ipynb #c2d07b78
-def _at_boundary(attribute, model, inputs, target, bounds, boundary, output, progress):
+# %% ../nbs/10_boundary_maps.ipynb #7727a0ee
+def _at_boundary(attribute, model, inputs, target, bounds, boundary, output, progress, rows=None):
     "Maps that `attribute` makes from inputs, the `Boundary` and its points; NaN for images without a point"
     x = as_inputs(inputs)
+    if boundary is not None and bounds is not None: raise ValueError("give bounds, to search, or boundary, what was found; not both")
     if boundary is None:
         if bounds is None: raise ValueError("give bounds=(lo, hi), the range of the inputs, or boundary=find_boundary(…)")
-        boundary = find_boundary(model, x, target, bounds, output=output if callable(output) else 'logit', progress=progress)
+        boundary = find_boundary(model, x, target, bounds, output=output if callable(output) else 'logit', internal_batch_size=rows, progress=progress)
     if not isinstance(boundary, Boundary) or boundary.points.shape != x.shape: raise ValueError(f"boundary must come from find_boundary, on these inputs of shape {tuple(x.shape)}")
-    c, found, points = boundary.target, boundary.found, boundary.points.to(x)
-    if not torch.allclose(length(points - x)[found], boundary.distance[found].to(x), rtol=1e-3): raise ValueError("this boundary is that of other inputs: the points are not at its distances")
+    boundary = Boundary(*(t.to(x) if t.is_floating_point() else t.to(x.device) for t in boundary))
+    c, found, points = boundary.target, boundary.found, boundary.points
+    if not torch.allclose(length(points - x)[found], boundary.distance[found], rtol=1e-3): raise ValueError("this boundary is that of other inputs: the points are not at its distances")
     try: wrong = target is not None and bool((torch.as_tensor(target, device=c.device) != c).any())
     except (TypeError, RuntimeError, ValueError): wrong = True
     if wrong: raise ValueError(f"the boundary is that of the classes {c.tolist()[:5]}{' …' if len(c) > 5 else ''}, not of target {target!r}")
+    points = torch.where(like(found, x), points, x)
+    still = found & (Score(model, points, None, output if callable(output) else 'logit', rows).target == c)
+    if still.any(): raise ValueError(f"this boundary is that of another model: at its point, image {still.nonzero()[0].item()} is still predicted as {c[still][0].item()}")
     if not found.all():
         missing = (~found).nonzero().flatten().tolist()
         warnings.warn(f"no boundary was found for image {', '.join(map(str, missing[:5]))}{' …' if len(missing) > 5 else ''}: its map is NaN")
@@ -34,7 +39,7 @@ def _at_boundary(attribute, model, inputs, target, bounds, boundary, output, pro
         if isinstance(t, torch.Tensor) and t.is_floating_point() and len(t) == len(x): return torch.where(like(found, t), t, torch.nan)
         if isinstance(t, tuple): return type(t)(*map(blank, t)) if hasattr(t, '_fields') else tuple(map(blank, t))
         return t
-    return blank(attribute(x, boundary, torch.where(like(found, x), points, x)))
+    return blank(attribute(x, boundary, points))
 
 @own_grad_mode
 def boundary_saliency(
@@ -49,7 +54,7 @@ def boundary_saliency(
     **kwargs,            # `abs` and `internal_batch_size`, as in `saliency`
     )->torch.Tensor:     # Shaped like `inputs`
     "The gradient at the nearest boundary point, BSM (Wang et al. 2021, section 4); `ValueError` for bad input"
-    return _at_boundary(lambda x, b, p: saliency(model, p, b.target, output=output, **kwargs), model, inputs, target, bounds, boundary, output, progress)
+    return _at_boundary(lambda x, b, p: saliency(model, p, b.target, output=output, **kwargs), model, inputs, target, bounds, boundary, output, progress, kwargs.get('internal_batch_size'))
 
 @own_grad_mode
 def boundary_smooth_grad(
@@ -61,7 +66,7 @@ def boundary_smooth_grad(
     **kwargs,            # As in `smooth_grad`
     ):                   # Shaped like `inputs`; with the error a pair
     "The mean gradient under noise around the nearest boundary point, BSG; `ValueError` for bad input"
-    return _at_boundary(lambda x, b, p: smooth_grad(model, p, b.target, output=output, progress=progress, **kwargs), model, inputs, target, bounds, boundary, output, progress)
+    return _at_boundary(lambda x, b, p: smooth_grad(model, p, b.target, output=output, progress=progress, **kwargs), model, inputs, target, bounds, boundary, output, progress, kwargs.get('internal_batch_size'))
 
 @own_grad_mode
 def boundary_ig(
@@ -73,7 +78,7 @@ def boundary_ig(
     **kwargs,            # As in `integrated_gradients`: `n_steps`, `method`, `tol`, `return_convergence_delta` …
     ):                   # Shaped like `inputs`, in units of the score; with the gap or the info: a tuple
     "Integrated Gradients from the nearest boundary point, BIG (Wang et al. 2021, section 4); `ValueError` for bad input"
-    return _at_boundary(lambda x, b, p: integrated_gradients(model, x, b.target, p, output=output, progress=progress, **kwargs), model, inputs, target, bounds, boundary, output, progress)
+    return _at_boundary(lambda x, b, p: integrated_gradients(model, x, b.target, p, output=output, progress=progress, **kwargs), model, inputs, target, bounds, boundary, output, progress, kwargs.get('internal_batch_size'))
 
 @own_grad_mode
 def boundary_deep_lift(
@@ -85,7 +90,7 @@ def boundary_deep_lift(
     **kwargs,            # As in `deep_lift`
     ):                   # Shaped like `inputs`, in units of the score; with the delta: a pair
     "DeepLIFT from the nearest boundary point; `ValueError` for bad input"
-    return _at_boundary(lambda x, b, p: deep_lift(model, x, b.target, p, output=output, **kwargs), model, inputs, target, bounds, boundary, output, progress)
+    return _at_boundary(lambda x, b, p: deep_lift(model, x, b.target, p, output=output, **kwargs), model, inputs, target, bounds, boundary, output, progress, kwargs.get('internal_batch_size'))
 
 @own_grad_mode
 def boundary_normal(
@@ -100,5 +105,6 @@ def boundary_normal(
     def normal(x, b, p):
         to = b.label.clamp(min=0)
         g = saliency(model, p, lambda out: margin(out, to[image_rows()[0]], True), output=output, abs=False, internal_batch_size=internal_batch_size)
-        return g/like(length(g), g)                                            # NaN where the boundary is flat
-    return _at_boundary(normal, model, inputs, target, bounds, boundary, output, progress)
+        if ((length(g) == 0) & b.found).any(): warnings.warn(f"image {((length(g) == 0) & b.found).nonzero()[0].item()}: the margin is flat at the boundary, so there is no normal: NaN")
+        return g/like(length(g), g)
+    return _at_boundary(normal, model, inputs, target, bounds, boundary, output, progress, internal_batch_size)
