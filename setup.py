@@ -19,7 +19,7 @@ setup(
     keywords = cfg['keywords'].split(),
     python_requires = '>=' + cfg['min_python'],
     install_requires = cfg['requirements'].split(),
-    extras_require = {'dev': cfg['dev_requirements'].split()},
+    extras_require = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points = {'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
     packages = [lib],
     package_data = {lib: ['*.safetensors']},

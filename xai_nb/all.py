@@ -13,11 +13,14 @@ __all__ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 
            'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ', 'Radial',
            'DDN', 'DeepFool', 'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'SEARCHES',
            'find_boundary', 'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift',
-           'boundary_normal', 'to_image', 'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images',
-           'show_grid', 'save_image', 'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories',
-           'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
+           'boundary_normal', 'Homogeneity', 'is_homogeneous', 'x_gradient', 'remove_bias', 'to_image',
+           'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images', 'show_grid', 'save_image',
+           'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories', 'x_alexnet', 'x_vgg16',
+           'FixupResNet', 'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES',
+           'mixup', 'fit', 'evaluate', 'show_history', 'Prior', 'training_attributions', 'gini', 'sparsity',
+           'total_variation', 'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
 
-# %% ../nbs/25_all.ipynb #47f72fad
+# %% ../nbs/25_all.ipynb #d3dfb192
 from .core import Patch, Score, black_baseline, IMAGENET_MEAN, IMAGENET_STD
 from .pieces import TooManyPieces
 from .path import METHODS, PathInfo, path_rule, integrate, completeness_gap
@@ -33,11 +36,15 @@ from .patterns import Patterns, fit_patterns, patterns_of, load_patterns, patter
 from .boundary import Radial, DDN, DeepFool, PGD, CarliniWagner, certified_distance, image_bounds
 from .boundary_find import Boundary, SEARCHES, find_boundary
 from .boundary_maps import boundary_saliency, boundary_smooth_grad, boundary_ig, boundary_deep_lift, boundary_normal
+from .xdnn import Homogeneity, is_homogeneous, x_gradient, remove_bias
 from .show import to_image, attribution_scale, overlay, draw_box, colour_key, show_images, show_grid, save_image
 from .load import load_image, Preprocess, load_model, load_two_parts, imagenet_categories
+from .xmodels import x_alexnet, x_vgg16, FixupResNet, fixup_resnet50, x_fixup_resnet50, MODELS, load_checkpoint
+from .train import Recipe, RECIPES, mixup, fit, evaluate, show_history
+from .priors import Prior, training_attributions, gini, sparsity, total_variation
 from .traffic_light import traffic_light, pictures, traffic_light_figure, curve_figure
 
-# %% ../nbs/25_all.ipynb #5e4a1b9f
+# %% ../nbs/25_all.ipynb #d4810cdb
 _all_ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'TooManyPieces', 'METHODS', 'PathInfo', 'path_rule', 'integrate', 'completeness_gap',
          'integrated_gradients', 'distributional_ig', 'AXIOMS', 'NotApplicable', 'axiom_report', 'made_for', 'Scorecard', 'path_attribution', 'layer_names', 'find_layer', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
          'saliency', 'input_x_gradient', 'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift',
@@ -46,6 +53,9 @@ _all_ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'T
          'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ',
          'Radial', 'DDN', 'DeepFool', 'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'SEARCHES', 'find_boundary',
          'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift', 'boundary_normal',
+         'Homogeneity', 'is_homogeneous', 'x_gradient', 'remove_bias',
          'to_image', 'attribution_scale', 'overlay', 'draw_box', 'colour_key', 'show_images', 'show_grid', 'save_image',
          'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories',
+         'x_alexnet', 'x_vgg16', 'FixupResNet', 'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES', 'mixup', 'fit', 'evaluate', 'show_history',
+         'Prior', 'training_attributions', 'gini', 'sparsity', 'total_variation',
          'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']

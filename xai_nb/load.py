@@ -117,7 +117,7 @@ def load_file(
     except (ImportError, AttributeError) as e: raise ValueError(f"{path} needs code that is not here: {e}") from e
     except (RuntimeError, EOFError, zipfile.BadZipFile) as e: raise ValueError(f"{path} is damaged or not a file of torch.save: {str(e)[:100]}") from None
 
-# %% ../nbs/14_load.ipynb #575352e2
+# %% ../nbs/14_load.ipynb #b891272b
 def as_state_dict(
     obj,  # What a file holds: a state dict, a dict around one, or a model
     own,  # The names that the model has
@@ -132,7 +132,8 @@ def as_state_dict(
         if all(k.startswith(prefix) for k in obj) and not set(obj) & set(own):
             obj = copy.copy(obj)
             nn.modules.utils.consume_prefix_in_state_dict_if_present(obj, prefix)
-    return obj
+    inner = {'.'.join(p for p in k.split('.') if p != 'module'): v for k, v in obj.items()} # `DataParallel` around a part
+    return inner if not set(obj) <= set(own) and set(inner) <= set(own) else obj
 
 def fit_weights(
     model:nn.Module, # Gets the weights
