@@ -39,7 +39,7 @@ def back_to_boundary(
         side[j], side[n] = 1., -1.
     return point, m
 
-# %% ../nbs/10_boundary_find.ipynb #3eb9f3c5
+# %% ../nbs/10_boundary_find.ipynb #6e27a503
 class Boundary(NamedTuple):
     "Boundary points, one for each image"
     points:torch.Tensor         # $x'$, `(B, …)`, like the inputs; NaN where none was found
@@ -134,8 +134,6 @@ def _find(ask, out, lo, hi, searches, tol, seed, progress):
     first = m/length(g)
     unit = ((hi - lo)**2).mean().sqrt().expand(len(x)).to(m) if finite else torch.where(first.isfinite() & (first > 0), first, 1.)
     ask.unit, ask.flat = unit, way/length(way)
-    flat = (length(g) == 0).nonzero().flatten()
-    if len(flat): m[flat], g[flat], _ = ask(x[flat], flat)
     tau = tol*out.topk(2, 1).values.abs().amax(1).clamp(min=torch.finfo(x.dtype).tiny**.5)
     order = out.argsort(1, descending=True)
     rivals = order[order != c[:, None]].reshape(len(x), -1) if ask.to is None else None
