@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ROWS', 'Cost', 'measure', 'Case', 'scene_case', 'photo_case', 'finite_difference_ipna', 'l1', 'points_needed', 'Row',
            'row_ipna', 'row_conductance', 'row_stream', 'row_ig', 'row_memory', 'row_exact', 'unfold_moments',
-           'row_patterns', 'row_methods', 'table', 'main']
+           'row_patterns', 'row_methods', 'row_x_gradient', 'row_priors', 'table', 'main']
 
-# %% ../nbs/24_bench.ipynb #6890055f
+# %% ../nbs/24_bench.ipynb #056cb9d2
 import argparse, copy, ctypes, json, math, os, sys, threading, time, torch, warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +20,13 @@ from .load import load_image, load_model
 from .moments import fit_moments
 from .noise import expected_gradients, smooth_grad, smooth_grad_sq, var_grad
 from .patterns import fit_patterns, pattern_guided_ig
+from .priors import Prior, sparsity
 from .rules import deconvnet, deep_lift, guided_backprop, input_x_gradient, saliency
 from .scenes import CLASSES, MEAN, SCENE_LAYER, STD, preprocess, scene_model, two_lights
 from .show import write_whole
 from .steps import crossing, curve, read_study
+from .xdnn import x_gradient
+from .xmodels import x_alexnet, x_vgg16
 
 # %% ../nbs/24_bench.ipynb #b10aa3e5
 class Cost(NamedTuple):
@@ -304,8 +307,38 @@ def row_methods(c, device, repeats=5, n=25):
             rows.append(Row(name, 'IG, ours' if name == 'PGIG' else "Captum's", 1., p.seconds/a.seconds, a.mib, p.mib, f'{n} samples' if name in list(pairs)[5:] else ''))
     return rows
 
-# %% ../nbs/24_bench.ipynb #ad41719d
-ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream, ig=row_ig, memory=row_memory, exact=row_exact, patterns=row_patterns, methods=row_methods)
+# %% ../nbs/24_bench.ipynb #3530893f
+def row_x_gradient(c, device, build=x_vgg16, n=128, size=224):
+    "(h) X-Gradient on a VGG-16 without biases, against IG in 128 steps, ours and Captum's"
+    from captum.attr import IntegratedGradients
+    torch.manual_seed(0)
+    model, x = build().eval().to(device), torch.randn(1, 3, size, size, device=device)
+    t = model(x).argmax(1)
+    ours, rows = (lambda: x_gradient(model, x, t, check=False)), []
+    ours(); a = min((measure(ours, device) for _ in range(3)), key=lambda m: m.seconds)
+    checked = measure(lambda: x_gradient(model, x, t), device)
+    for name, f in {f'IG({n}), ours': lambda: integrated_gradients(model, x, t, n_steps=n), f"IG({n}), Captum's": lambda: IntegratedGradients(model).attribute(x, target=t, n_steps=n, internal_batch_size=8)}.items():
+        b = measure(f, device)
+        rows.append(Row('X-Gradient', name, n, b.seconds/a.seconds, a.mib, b.mib, f'relative difference {l1(a.result, b.result):.0e}; with the check, {b.seconds/checked.seconds:.0f} in time'))
+    return rows
+
+def row_priors(c, device, build=x_alexnet, images=8, size=224, ks=(1, 2, 4, 8), repeats=3):
+    "(i) a training step of an AlexNet without biases with a prior by X-Gradient, against one without, and with one by expected gradients"
+    torch.manual_seed(0)
+    model, x = build().train().to(device), torch.randn(images, 3, size, size, device=device)
+    y = torch.arange(images, device=device)
+    optimizer, plain = torch.optim.SGD(model.parameters(), 1e-3, .9), lambda m, x, y: (torch.nn.functional.cross_entropy(m(x), y), None)
+    losses = {'a step with a prior by X-Gradient': Prior(sparsity), 'a plain step': plain} | {f'… by expected gradients ({k})': Prior(sparsity, by='expected_gradients', k=k) for k in ks}
+    def step(loss):
+        optimizer.zero_grad(); loss(model, x, y)[0].backward(); optimizer.step()
+    cost = {}
+    for n, f in losses.items():
+        step(f); cost[n] = min((measure(lambda: step(f), device) for _ in range(repeats)), key=lambda m: m.seconds)
+    (name, a), *others = cost.items()
+    return [Row(name, n, 1., b.seconds/a.seconds, a.mib, b.mib, f'ours takes {a.seconds/b.seconds:.2f} of its time') for n, b in others]
+
+# %% ../nbs/24_bench.ipynb #8610172b
+ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream, ig=row_ig, memory=row_memory, exact=row_exact, patterns=row_patterns, methods=row_methods, x_gradient=row_x_gradient, priors=row_priors)
 
 def table(rows, title)->str:
     "The rows as a Markdown table"
