@@ -7,11 +7,11 @@ __all__ = ['ROWS', 'Cost', 'measure', 'Case', 'scene_case', 'photo_case', 'finit
            'row_ipna', 'row_conductance', 'row_stream', 'row_ig', 'row_memory', 'row_exact', 'unfold_moments',
            'row_patterns', 'row_methods', 'row_x_gradient', 'row_priors', 'table', 'main']
 
-# %% ../nbs/24_bench.ipynb #056cb9d2
+# %% ../nbs/24_bench.ipynb #6658997e
 import argparse, copy, ctypes, json, math, os, sys, threading, time, torch, warnings
 from pathlib import Path
 from typing import NamedTuple
-from .core import Patch, Score, as_mask, black_baseline
+from .core import ChunkSize, Patch, Score, as_mask, black_baseline
 from .ig import integrated_gradients
 from .ipna import ipna
 from .layers import conductance, find_layer
@@ -307,20 +307,19 @@ def row_methods(c, device, repeats=5, n=25):
             rows.append(Row(name, 'IG, ours' if name == 'PGIG' else "Captum's", 1., p.seconds/a.seconds, a.mib, p.mib, f'{n} samples' if name in list(pairs)[5:] else ''))
     return rows
 
-# %% ../nbs/24_bench.ipynb #3530893f
+# %% ../nbs/24_bench.ipynb #992ef70d
 def row_x_gradient(c, device, build=x_vgg16, n=128, size=224):
     "(h) X-Gradient on a VGG-16 without biases, against IG in 128 steps, ours and Captum's"
     from captum.attr import IntegratedGradients
     torch.manual_seed(0)
     model, x = build().eval().to(device), torch.randn(1, 3, size, size, device=device)
     t = model(x).argmax(1)
-    ours, rows = (lambda: x_gradient(model, x, t, check=False)), []
-    ours(); a = min((measure(ours, device) for _ in range(3)), key=lambda m: m.seconds)
-    checked = measure(lambda: x_gradient(model, x, t), device)
-    for name, f in {f'IG({n}), ours': lambda: integrated_gradients(model, x, t, n_steps=n), f"IG({n}), Captum's": lambda: IntegratedGradients(model).attribute(x, target=t, n_steps=n, internal_batch_size=8)}.items():
-        b = measure(f, device)
-        rows.append(Row('X-Gradient', name, n, b.seconds/a.seconds, a.mib, b.mib, f'relative difference {l1(a.result, b.result):.0e}; with the check, {b.seconds/checked.seconds:.0f} in time'))
-    return rows
+    chunk = ChunkSize(None, x).rows                                             # the same for all
+    runs = dict(ours=lambda: x_gradient(model, x, t, check=False), checked=lambda: x_gradient(model, x, t), ig=lambda: integrated_gradients(model, x, t, n_steps=n),
+                captum=lambda: IntegratedGradients(model).attribute(x, target=t, n_steps=n, internal_batch_size=chunk))
+    runs['ours'](); IntegratedGradients(model).attribute(x, target=t, n_steps=chunk)            # warm
+    a, checked, *others = (min((measure(f, device) for _ in range(3 if k in ('ours', 'checked') else 1)), key=lambda m: m.seconds) for k, f in runs.items())
+    return [Row('X-Gradient', name, n, b.seconds/a.seconds, a.mib, b.mib, f'relative difference {l1(a.result, b.result):.0e}; with the check, {b.seconds/checked.seconds:.0f} in time') for name, b in zip((f'IG({n}), ours', f"IG({n}), Captum's"), others)]
 
 def row_priors(c, device, build=x_alexnet, images=8, size=224, ks=(1, 2, 4, 8), repeats=3):
     "(i) a training step of an AlexNet without biases with a prior by X-Gradient, against one without, and with one by expected gradients"
@@ -331,11 +330,11 @@ def row_priors(c, device, build=x_alexnet, images=8, size=224, ks=(1, 2, 4, 8), 
     losses = {'a step with a prior by X-Gradient': Prior(sparsity), 'a plain step': plain} | {f'… by expected gradients ({k})': Prior(sparsity, by='expected_gradients', k=k) for k in ks}
     def step(loss):
         optimizer.zero_grad(); loss(model, x, y)[0].backward(); optimizer.step()
-    cost = {}
-    for n, f in losses.items():
-        step(f); cost[n] = min((measure(lambda: step(f), device) for _ in range(repeats)), key=lambda m: m.seconds)
-    (name, a), *others = cost.items()
-    return [Row(name, n, 1., b.seconds/a.seconds, a.mib, b.mib, f'ours takes {a.seconds/b.seconds:.2f} of its time') for n, b in others]
+    for f in losses.values(): step(f)                                           # warm
+    turns = [[measure(lambda: step(f), device) for f in losses.values()] for _ in range(repeats)]
+    a, *others = (min(t, key=lambda m: m.seconds) for t in zip(*turns))
+    name, *peers = losses
+    return [Row(name, n, 1., b.seconds/a.seconds, a.mib, b.mib, f'ours takes {a.seconds/b.seconds:.2f} of its time') for n, b in zip(peers, others)]
 
 # %% ../nbs/24_bench.ipynb #8610172b
 ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream, ig=row_ig, memory=row_memory, exact=row_exact, patterns=row_patterns, methods=row_methods, x_gradient=row_x_gradient, priors=row_priors)

@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['BY', 'training_attributions', 'Prior', 'gini', 'sparsity', 'total_variation']
 
-# %% ../nbs/17_priors.ipynb #6a4b5981
-import torch
+# %% ../nbs/17_priors.ipynb #90f5586e
+import math, torch
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Callable
+from weakref import WeakSet
+from torch import nn
 from torch.nn import functional as NF
 from .xdnn import is_homogeneous
 
-# %% ../nbs/17_priors.ipynb #0cafb227
+# %% ../nbs/17_priors.ipynb #72427d8f
 BY = 'x_gradient', 'gradient', 'log_prob_gradient', 'expected_gradients'
 
 def _score(out, y):
@@ -20,62 +23,82 @@ def _score(out, y):
     if out.ndim == 1 or out.shape[1] == 1: return out.reshape(len(out))
     return (out*y).sum(1) if y.is_floating_point() else out.gather(1, y[:, None])[:, 0]
 
+@contextmanager
+def _norms_untouched(model):
+    "Batch norms do not count what goes by"
+    norms = [m for m in getattr(model, 'modules', list)() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    was = [(m.momentum, m.num_batches_tracked.clone() if m.num_batches_tracked is not None else None) for m in norms]
+    for m in norms: m.momentum = 0.
+    try: yield
+    finally:
+        for m, (momentum, n) in zip(norms, was):
+            m.momentum = momentum
+            if n is not None: m.num_batches_tracked.copy_(n)
+
 def training_attributions(
     model,               # Any callable from a batch to logits `(B, C)`, or to one score `(B,)`
     x:torch.Tensor,      # $x$, `(B, …)`
     y:torch.Tensor,      # Classes, `(B,)`, or mixtures of them, `(B, C)`
     by:str='x_gradient', # One of `BY`
-    k:int=1,             # Draws, for expected gradients
+    k:int=1,             # Draws, for expected gradients; all go through the model at once, so memory grows with them
     references=None,     # Where $x'$ is drawn from, `(N, …)`; by default the batch
     )->tuple:            # $A$, shaped like `x`, and the output, both with their graph
     "Attributions that can be trained through, from the forward pass that the loss needs anyway"
     x = x.detach().requires_grad_()
-    out = model(x)
+    run = lambda m, z: getattr(out := m(z.clone()), 'logits', out)               # a model may write into its input
+    out = run(model, x)
     slope = lambda f, z: torch.autograd.grad(f.sum(), z, create_graph=True)[0]
     if by == 'x_gradient': return x.detach()*slope(_score(out, y), x), out
     if by == 'gradient': return slope(_score(out, y), x), out
     if by == 'log_prob_gradient':
         two = out.ndim == 1 or out.shape[1] == 1
         return slope(NF.logsigmoid(out) + NF.logsigmoid(-out) if two else out.log_softmax(1), x), out
-    pool, rows = x.detach() if references is None else references.to(x), torch.arange(len(x)).repeat(k)
-    base, wide = pool[torch.randint(len(pool), (len(rows),))], [len(rows)] + [1]*(x.ndim - 1)
+    pool, rows = x.detach() if references is None else references.to(x), torch.arange(len(x), device=x.device).repeat(k)
+    base, wide = pool[torch.randint(len(pool), (len(rows),)).to(x.device)], [len(rows)] + [1]*(x.ndim - 1)
     d = x.detach()[rows] - base
     z = (base + torch.rand(wide).to(d)*d).requires_grad_()
-    a = d*slope(_score(model(z), y[rows]), z)
+    with _norms_untouched(model): a = d*slope(_score(run(getattr(model, 'module', model), z), y[rows]), z)
     return a.reshape(k, *x.shape).mean(0), out
 
 @dataclass
 class Prior:
-    "The loss of `fit` with a penalty on attributions; `ValueError` for a model without X-Gradient"
+    "The loss of `fit` with a penalty on attributions; `ValueError` for bad parameters, and for a model without X-Gradient"
     penalty:Callable        # $\Omega$, from attributions `(B, …)` to a number
     weight:float=1.         # $\lambda$
     by:str='x_gradient'     # One of `BY`
     k:int=1                 # Draws, for expected gradients
     references:object=None  # See `training_attributions`
     loss:Callable=NF.cross_entropy # From outputs and labels to a number
-    checked:set=field(default_factory=set, repr=False) # The models that were found to be homogeneous
+    checked:WeakSet=field(default_factory=WeakSet, repr=False) # The models that were found to be homogeneous
 
     def __post_init__(self):
         if self.by not in BY: raise ValueError(f"by must be one of {', '.join(BY)}, not {self.by!r}")
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1: raise ValueError(f"k must be a whole number from 1 on, not {self.k!r}")
+        if not callable(self.penalty): raise ValueError(f"penalty must be a function of attributions, not {self.penalty!r}")
+        if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float)) or not math.isfinite(self.weight): raise ValueError(f"weight must be a number, not {self.weight!r}")
+
+    def __str__(self): return f"{getattr(self.penalty, '__qualname__', 'penalty')} by {self.by} ({self.k}), weight {self.weight:g}"
 
     def check(self, model, x):
         "Once for each model, in eval mode: is it homogeneous?"
-        if self.by != 'x_gradient' or id(model) in self.checked: return
-        was = model.training
-        h = is_homogeneous(model.eval(), x, degree=1)
-        model.train(was)
+        if self.by != 'x_gradient' or model in self.checked: return
+        module = getattr(model, 'module', model)                                # without what spreads it over processes
+        was = {m: m.training for m in module.modules()} if isinstance(module, nn.Module) else {}
+        for m in was: m.training = False
+        try: h = is_homogeneous(module, x, degree=1)
+        finally:
+            for m, mode in was.items(): m.training = mode
         if not h: raise ValueError(f"this model is not homogeneous, so it has no X-Gradient: {h.blame}. See remove_bias, or choose another `by`")
-        self.checked.add(id(model))
+        if not math.isnan(h.degree): self.checked.add(model)                    # an output of zeros tells nothing yet
 
     def __call__(self, model, x, y):
         self.check(model, x)
         a, out = training_attributions(model, x, y, self.by, self.k, self.references)
         return self.loss(out, y) + self.weight*self.penalty(a), out
 
-# %% ../nbs/17_priors.ipynb #032c07b7
+# %% ../nbs/17_priors.ipynb #956e25ed
 def gini(
-    v:torch.Tensor,  # Numbers from 0 on
+    v:torch.Tensor,  # Numbers from 0 on, at least one
     )->torch.Tensor: # From 0 (all the same) to below 1
     "The Gini coefficient"
     v, n = v.flatten().sort().values, v.numel()
@@ -91,5 +114,6 @@ def sparsity(
 def total_variation(
     a:torch.Tensor,  # Attributions, `(B, C, H, W)`
     )->torch.Tensor:
-    "The mean difference between neighbours, down and to the right"
+    "The mean difference between neighbours, down and to the right; `ValueError` for what is no image"
+    if a.ndim != 4 or min(a.shape[2:]) < 2: raise ValueError(f"total_variation needs maps (B, C, H, W) of 2 x 2 pixels or more, not {tuple(a.shape)}")
     return (a[..., 1:, :] - a[..., :-1, :]).abs().mean() + (a[..., 1:] - a[..., :-1]).abs().mean()

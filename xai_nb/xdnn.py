@@ -12,15 +12,15 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 from .core import Score, as_inputs, as_target, check_finite, own_grad_mode, slope
 
-# %% ../nbs/11_xdnn.ipynb #43020e08
+# %% ../nbs/11_xdnn.ipynb #98b5988e
 class Homogeneity(NamedTuple):
     "How an output scales with the input; true where it scales"
-    degree:float    # $k$; NaN where the output is zero
+    degree:float    # $k$; NaN where the output is zero, which is of every degree
     deviation:float # The largest $|F(\alpha x)-\alpha^kF(x)|$, as a share of $\alpha^k\max|F(x)|$
     blame:str       # What breaks it, in words; empty where nothing does
     def __bool__(self): return not self.blame
 
-_SCALES = .5, 2., 2.**-10
+_SCALES = .5, 64., 2.**-10
 
 def _degree(a, t, s):
     "$k$ with `s` $=a^k$ `t`, and the worst deviation: a share of the largest value; NaN and 0 for zeros"
@@ -49,23 +49,26 @@ def _record(model, run):
         for h in handles: h.remove()
     return calls
 
+class _Call(NamedTuple):
+    module:nn.Module; start:int; inputs_scale:bool; output_scales:bool; degrees_in:set; degrees_out:set
+
 def _to_blame(model, run, x, a, tol):
-    "In words: the first module whose inputs scale and whose output does not, or has another degree"
+    "In words: the first module whose inputs scale and whose output does not, or has another degree; else empty"
     if not isinstance(model, nn.Module): return 'the function'
     first, second = _record(model, lambda: run(x)), _record(model, lambda: run(a*x))
-    if [c[0] for c in first] != [c[0] for c in second]: return f"the model, which takes another way at {a:g} x"
+    if [c[0] for c in first] != [c[0] for c in second]: return f"the model, which runs other modules at {a:g} x"
     names, calls = {m: n for n, m in model.named_modules()}, []
     for (m, i, o, k), (_, j, p, _) in zip(first, second):
         ins, outs = ([_degree(a, t, s) for t, s in zip(*ts)] for ts in ((i, j), (o, p)))
-        calls.append((m, k, all(d <= tol for _, d in ins), all(d <= tol for _, d in outs), {k for k, _ in ins if k == k}, {k for k, _ in outs if k == k}))
-    broken = [c for c in calls if c[2] and not c[3]] or [c for c in calls if c[2] and c[4] and c[5] and c[4] != c[5]]
-    if not broken: return 'the model'
-    m, start, *_ = broken[0]
+        calls.append(_Call(m, k, all(d <= tol for _, d in ins), all(d <= tol for _, d in outs), {k for k, _ in ins if k == k}, {k for k, _ in outs if k == k}))
+    broken = [c for c in calls if c.inputs_scale and not c.output_scales] or [c for c in calls if c.inputs_scale and c.degrees_in and c.degrees_out and c.degrees_in != c.degrees_out]
+    if not broken: return ''
+    m, start = broken[0][:2]
     what = f"{type(m).__name__} `{names[m]}`" if names[m] else type(m).__name__
-    inner = [c for c in calls if c[0] in set(m.modules()) - {m} and c[1] > start]
+    inner = [c for c in calls if c.module in set(m.modules()) - {m} and c.start > start]
     if not inner: return what
-    late = min((c for c in inner if not c[2]), key=lambda c: c[1], default=None)
-    return f"the forward of {what}, " + (f"before `{names[late[0]]}`" if late else "after its last layer")
+    late = min((c for c in inner if not c.inputs_scale), key=lambda c: c.start, default=None)
+    return f"the forward of {what}, " + (f"before `{names[late.module]}`" if late else "after its last layer")
 
 @torch.no_grad()
 def is_homogeneous(
@@ -76,19 +79,21 @@ def is_homogeneous(
     degree:float=None,   # Is it of this degree? `None`: of any above 0
     tol:float=1e-4,      # The deviation that is still taken for rounding
     )->Homogeneity:      # `(degree, deviation, blame)`
-    "Does the output scale with the input? By three runs at $\\alpha x$ (Hesse et al. 2021, eq. 4); `ValueError` for bad input"
-    F = Score(model, as_inputs(inputs)[:2], lambda out: out.reshape(len(out), -1).sum(1), output)
+    "Does the output scale with the input? By three runs at $\\alpha x$ (Hesse et al. 2021); `ValueError` for bad input"
+    kept = []
+    F = Score(model, as_inputs(inputs)[:2], lambda out: kept.append(out) or out.reshape(len(out), -1).sum(1), output)
     def run(z):
         out = F.run(z, F.rows)
         return out.softmax(1) if output == 'prob' else output(out) if callable(output) else out
-    base = run(F.inputs)
-    big, k = base.abs().max().item(), _degree(.5, base, run(.5*F.inputs))[0]
-    if k != k: return Homogeneity(k, math.inf, 'the output, which is zero')
-    worst, a = max(((run(a*F.inputs) - base*a**k).abs().max().item()/(big*a**k), a) for a in _SCALES)
-    if worst <= tol and k > 0 and degree in (None, k): return Homogeneity(k, worst, '')
-    return Homogeneity(k, worst, 'the softmax' if output == 'prob' else _to_blame(model, lambda z: F.run(z, F.rows), F.inputs, a, tol))
+    base, outs = kept[0], {a: run(a*F.inputs) for a in _SCALES}
+    big, (k, _) = base.abs().max().item(), _degree(.5, base, outs[.5])
+    blame = lambda a: 'the softmax' if output == 'prob' else _to_blame(model, lambda z: F.run(z, F.rows), F.inputs, a, tol)
+    if k != k: return Homogeneity(k, 0., '' if not any(t.any() for t in outs.values()) and not blame(2.**-10) else blame(2.**-10) or 'the model')     # zero: the layers tell
+    worst, a = max((math.inf if d != d else d, a) for a, out in outs.items() for d in [(out - base*a**k).abs().max().item()/(big*a**k)])
+    if worst <= tol and k > 0 and (degree is None or math.isclose(k, degree, rel_tol=1e-3)): return Homogeneity(k, worst, '')
+    return Homogeneity(k, worst, blame(a) or 'the model')
 
-# %% ../nbs/11_xdnn.ipynb #cc3617c3
+# %% ../nbs/11_xdnn.ipynb #0db9b1b5
 @own_grad_mode
 def x_gradient(
     model,                    # Any callable from a batch to logits `(B, C)`, homogeneous
@@ -97,16 +102,16 @@ def x_gradient(
     *,
     output='logit',           # `'logit'`, or a callable on the logits
     degree:float=1,           # $k$
-    check=True,               # Refuse a model that is not homogeneous? Costs four runs on two images
+    check=True,               # Refuse a model that is not homogeneous, and sums that are not the score? Costs four runs on two images
     create_graph=False,       # Attributions that can be trained through? Then in one piece, and the model may be in train mode if `check=False`
     return_output=False,      # Also return the model's output, `(B, C)`, with its graph for `create_graph`?
     internal_batch_size=None, # Images that go through the model at once; `None` picks what fits
     ):                        # Attributions shaped like `inputs`, in units of the score; with the output: a pair
-    "$x\\odot\\nabla F(x)/k$, which is Integrated Gradients from 0 (Hesse et al. 2021, eq. 8); `ValueError` for bad input, and models that are not homogeneous"
+    "$x\\odot\\nabla F(x)/k$, which is Integrated Gradients from 0 (Hesse et al. 2021); `ValueError` for bad input, and models that are not homogeneous"
     if isinstance(degree, bool) or not isinstance(degree, (int, float)) or not 0 < degree < math.inf: raise ValueError(f"degree must be above 0, not {degree!r}")
     if check and not (h := is_homogeneous(model, inputs, output=output, degree=degree)):
         raise ValueError(f"this model is not homogeneous of degree {degree} (degree {h.degree:.3g}, deviation {h.deviation:.1e}), so input x gradient is not Integrated Gradients: {h.blame}. See remove_bias; check=False goes on")
-    if create_graph: return _with_graph(model, inputs, target, output, degree, return_output)
+    if create_graph: return _with_graph(model, inputs, target, output, degree, return_output, check)
     outs = []
     def visit(f, x, out):
         outs.append(out.detach())
@@ -115,31 +120,42 @@ def x_gradient(
     g = torch.cat(F.visited)
     check_finite(g, 'the gradient')
     a = (F.inputs*g/degree).contiguous()
+    if check: _check_euler(a, F.value)
     return (a, torch.cat(outs)) if return_output else a
 
-def _with_graph(model, inputs, target, output, degree, return_output):
+def _check_euler(a, f, tol=1e-3):
+    "`ValueError` for an image whose attributions do not add up to its score"
+    a = a.detach().flatten(1)
+    off = (a.sum(1) - f.detach()).abs() > tol*(a.abs().sum(1) + f.detach().abs()) + 1e-12
+    if off.any(): raise ValueError(f"the attributions of image {off.nonzero()[0].item()} do not add up to its score ({a.sum(1)[off][0]:.4g}, not {f[off][0]:.4g}): the model bends there, or output or target do; check=False goes on")
+
+def _with_graph(model, inputs, target, output, degree, return_output, check):
     "The X-Gradient as a function of the parameters"
     x = as_inputs(inputs).clone().requires_grad_()
-    out = model(x)
+    out = model(x.clone())                                                      # it may write into its input
     out = getattr(out, 'logits', out)
     shown = output(out) if callable(output) else out.softmax(1) if output == 'prob' else out
     target = as_target(target, shown.detach())
     f = shown if target is None else target(shown) if callable(target) else shown.gather(1, target[:, None])[:, 0]
     if f.ndim != 1 or len(f) != len(x): raise ValueError(f"output and target must leave one number per image, not shape {tuple(f.shape)}")
-    a = x.detach()*torch.autograd.grad(f.sum(), x, create_graph=True)[0]/degree
+    g = torch.autograd.grad(f.sum(), x, create_graph=True, allow_unused=True)[0] if f.requires_grad else None
+    if g is None: raise ValueError("the score does not depend on the inputs through anything that can be differentiated")
+    a = x.detach()*g/degree
+    check_finite(a, 'the gradient')
+    if check: _check_euler(a, f)
     return (a, out) if return_output else a
 
-# %% ../nbs/11_xdnn.ipynb #36a38a9d
+# %% ../nbs/11_xdnn.ipynb #7ea68f60
 class ChannelScale(nn.Module):
     "What is left of a batch norm without its shift"
-    def __init__(self, scale): super().__init__(); self.weight = nn.Parameter(scale)
+    def __init__(self, scale, train=True): super().__init__(); self.weight = nn.Parameter(scale, requires_grad=train)
     def forward(self, x): return x*self.weight.reshape(-1, *[1]*(x.ndim - 2))
 
 _CONVS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 _WITH_BIAS = nn.Linear, nn.Bilinear, *_CONVS, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
-_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, FrozenBatchNorm2d
+_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, FrozenBatchNorm2d
 _BENT = tuple(getattr(nn, n) for n in """GELU SiLU Sigmoid Tanh Softmax Softmax2d Softmin LogSoftmax Hardswish Hardsigmoid Hardtanh ELU SELU CELU Mish Softplus Softsign LogSigmoid
-    Softshrink Hardshrink Tanhshrink Threshold GLU LayerNorm GroupNorm RMSNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d LocalResponseNorm MultiheadAttention RNNBase Embedding""".split())
+    Softshrink Hardshrink Tanhshrink Threshold GLU LayerNorm GroupNorm RMSNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d LocalResponseNorm MultiheadAttention RNNBase RNNCellBase Embedding EmbeddingBag""".split())
 
 def _scale(m):
     "What a batch norm in eval mode multiplies each channel by"
@@ -147,19 +163,20 @@ def _scale(m):
     return gamma/(m.running_var + m.eps).sqrt()
 
 def _pairs(model):
-    "The batch norms that follow a convolution or a linear layer, and nothing else does: name to name"
+    "The batch norms that follow a convolution, and nothing else does: name to name"
     try: graph = torch.fx.symbolic_trace(model).graph
     except Exception: return {}                                                  # a forward that cannot be traced: the scales stay
-    modules, calls = dict(model.named_modules()), [n for n in graph.nodes if n.op == 'call_module']
-    names = [n.target for n in calls]
-    once = lambda n: names.count(n.target) == 1 and len(n.users) == 1
-    follows = lambda n: n.args and getattr(n.args[0], 'op', '') == 'call_module' and once(n.args[0]) and type(modules[n.args[0].target]) in (nn.Linear, *_CONVS)
-    return {n.target: n.args[0].target for n in calls if type(modules[n.target]) in _BATCH_NORMS and names.count(n.target) == 1 and follows(n)}
+    modules, calls = dict(model.named_modules(remove_duplicate=False)), [n for n in graph.nodes if n.op == 'call_module']
+    weights, used = [id(p) for _, p in model.named_parameters(remove_duplicate=False)], [id(modules[n.target]) for n in calls]
+    alone = lambda n: used.count(id(modules[n.target])) == 1
+    once = lambda n: alone(n) and len(n.users) == 1 and weights.count(id(getattr(modules[n.target], 'weight', None))) == 1
+    follows = lambda n: n.args and getattr(n.args[0], 'op', '') == 'call_module' and once(n.args[0]) and type(modules[n.args[0].target]) in _CONVS
+    return {n.target: n.args[0].target for n in calls if type(modules[n.target]) in _BATCH_NORMS and alone(n) and follows(n)}
 
 @torch.no_grad()
 def remove_bias(
     model:nn.Module, # In eval mode, if it has batch norms
-    inputs=None,     # `(B, …)`: check with these that the result is homogeneous
+    inputs=None,     # `(B, …)`: check with these that the copy is homogeneous; without them only its layers are looked at
     )->nn.Module:    # A copy
     "A copy without biases. It answers differently: its accuracy has to come from training, or fine-tuning. `ValueError` that names what cannot be made homogeneous"
     if not isinstance(model, nn.Module): raise ValueError(f"remove_bias needs an nn.Module, not {type(model).__name__}")
@@ -171,13 +188,13 @@ def remove_bias(
         if norm and m.running_var is None: raise ValueError(f"{type(m).__name__} `{n}` has no running statistics, so it depends on the other images of the batch")
         if norm and m.training and not isinstance(m, FrozenBatchNorm2d): raise ValueError(f"{type(m).__name__} `{n}` is in train mode: call model.eval() first")
     if bad: raise ValueError(f"cannot be made homogeneous: {', '.join(bad[:8])}{f' and {len(bad) - 8} more' if len(bad) > 8 else ''}")
-    pairs, modules = _pairs(model), dict(model.named_modules())
+    pairs, modules = _pairs(model), dict(model.named_modules(remove_duplicate=False))
     for n, m in modules.items():
         if isinstance(m, _WITH_BIAS): m.register_parameter('bias', None)
         if not isinstance(m, _BATCH_NORMS): continue
         scale, (parent, _, leaf) = _scale(m), n.rpartition('.')
         if n in pairs: w = modules[pairs[n]].weight; w.mul_(scale.reshape(-1, *[1]*(w.ndim - 1)))
-        new = nn.Identity() if n in pairs else ChannelScale(scale)
+        new = nn.Identity() if n in pairs else ChannelScale(scale, isinstance(m.weight, nn.Parameter) and m.weight.requires_grad)
         setattr(modules[parent], leaf, new) if n else (model := new)
-    if inputs is not None and not (h := is_homogeneous(model.eval(), inputs)): raise ValueError(f"the copy is not homogeneous (degree {h.degree:.3g}, deviation {h.deviation:.1e}): {h.blame}")
+    if inputs is not None and not (h := is_homogeneous(copy.deepcopy(model).eval(), inputs)): raise ValueError(f"the copy is not homogeneous (degree {h.degree:.3g}, deviation {h.deviation:.1e}): {h.blame}")
     return model

@@ -63,7 +63,7 @@ def x_fixup_resnet50(num_classes:int=1000)->nn.Module:
     "ResNet-50 with Fixup and without biases, with random weights"
     return FixupResNet(bias=False, num_classes=num_classes)
 
-# %% ../nbs/15_xmodels.ipynb #eec06dfa
+# %% ../nbs/15_xmodels.ipynb #02eee534
 MODELS = dict(alexnet=torchvision.models.alexnet, xalexnet=x_alexnet, vgg16=torchvision.models.vgg16, xvgg16=x_vgg16, fixup_resnet50=fixup_resnet50, xfixup_resnet50=x_fixup_resnet50)
 
 def load_checkpoint(
@@ -72,6 +72,7 @@ def load_checkpoint(
     *,
     trust_pickle:bool=False, # Allow a file that runs code
     device=None,             # Where the model goes
+    **kwargs,                # For a network by name, such as `num_classes=10`
     )->nn.Module:            # In eval mode
     "A network with the weights of a checkpoint in the paper's format; `ValueError` for a file that does not fit, or that would run code"
     content = load_file(path, trust_pickle)
@@ -80,6 +81,6 @@ def load_checkpoint(
         name = model.replace('_', '').lower()
         known = {n.replace('_', ''): build for n, build in MODELS.items()}
         if name not in known: raise ValueError(f"{path}: {model!r} is none of {', '.join(MODELS)}; give the model")
-        model = known[name]()
+        model = known[name](**kwargs)
     if not isinstance(model, nn.Module): raise ValueError(f"{path} does not say which network it is for: give the model, or one of {', '.join(MODELS)}")
     return fit_weights(model, as_state_dict(content, model.state_dict()), str(path)).to(device).eval()
