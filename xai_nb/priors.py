@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BY', 'training_attributions', 'Prior', 'gini', 'sparsity', 'total_variation']
 
-# %% ../nbs/17_priors.ipynb #90f5586e
+# %% ../nbs/17_priors.ipynb #c1cf411c
 import math, torch
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +13,10 @@ from typing import Callable
 from weakref import WeakSet
 from torch import nn
 from torch.nn import functional as NF
+from .train import all_in_eval
 from .xdnn import is_homogeneous
 
-# %% ../nbs/17_priors.ipynb #72427d8f
+# %% ../nbs/17_priors.ipynb #6eb5e4da
 BY = 'x_gradient', 'gradient', 'log_prob_gradient', 'expected_gradients'
 
 def _score(out, y):
@@ -83,11 +84,7 @@ class Prior:
         "Once for each model, in eval mode: is it homogeneous?"
         if self.by != 'x_gradient' or model in self.checked: return
         module = getattr(model, 'module', model)                                # without what spreads it over processes
-        was = {m: m.training for m in module.modules()} if isinstance(module, nn.Module) else {}
-        for m in was: m.training = False
-        try: h = is_homogeneous(module, x, degree=1)
-        finally:
-            for m, mode in was.items(): m.training = mode
+        with all_in_eval(module): h = is_homogeneous(module, x, degree=1)
         if not h: raise ValueError(f"this model is not homogeneous, so it has no X-Gradient: {h.blame}. See remove_bias, or choose another `by`")
         if not math.isnan(h.degree): self.checked.add(model)                    # an output of zeros tells nothing yet
 
