@@ -39,7 +39,7 @@ def back_to_boundary(
         side[j], side[n] = 1., -1.
     return point, m
 
-# %% ../nbs/10_boundary_find.ipynb #6e27a503
+# %% ../nbs/10_boundary_find.ipynb #f09a7293
 class Boundary(NamedTuple):
     "Boundary points, one for each image"
     points:torch.Tensor         # $x'$, `(B, …)`, like the inputs; NaN where none was found
@@ -54,6 +54,7 @@ class Boundary(NamedTuple):
 
 SEARCHES = Radial(), DDN()
 
+# %% ../nbs/10_boundary_find.ipynb #319e62a2
 class _Ask:
     "Margins and gradients for the searches of one block of images, the first of which has the number `first`"
     def __init__(self, F, x, c, towards, first):
@@ -82,6 +83,7 @@ class _Ask:
         if flat.any() and self.unit is not None: g = torch.where(like(flat, g), like(m.abs()/self.unit[rows], g)*self.flat, g)   # no way down: anywhere
         return m, g, ahead
 
+# %% ../nbs/10_boundary_find.ipynb #ab3bad76
 def _closest(d, rows, best):
     "For each image the first of its points that is closer than the best so far: their numbers"
     low = best.scatter_reduce(0, rows, d, 'amin')
@@ -119,6 +121,7 @@ def _together(searches, s, ask, tau, progress):
             bar.update(1)
     return point, far
 
+# %% ../nbs/10_boundary_find.ipynb #71b5416c
 BLOCK = 80 # walks with photos of 224 x 224 that go on together: what they remember has to fit into memory
 
 def _tf32():
@@ -159,6 +162,7 @@ def _find(ask, out, lo, hi, searches, tol, seed, progress):
     pixel = torch.where(found, length((point - x)/(hi - lo)), torch.inf) if finite else m.new_full((len(x),), torch.nan)
     return Boundary(point, best, pixel, label, found, c, gap, which, ask.spent)
 
+# %% ../nbs/10_boundary_find.ipynb #861c24c5
 @own_grad_mode
 def find_boundary(
     model,                    # Any callable from a batch to logits `(B, C)`; with an `output` that takes the logarithm, to probabilities
