@@ -16,13 +16,21 @@ from torch.nn import functional as NF
 from .train import all_in_eval
 from .xdnn import is_homogeneous
 
-# %% ../nbs/17_priors.ipynb #6eb5e4da
+# %% ../nbs/17_priors.ipynb #0ad09db4
 BY = 'x_gradient', 'gradient', 'log_prob_gradient', 'expected_gradients'
 
 def _score(out, y):
     "The number of each image that is attributed: the output of its class, or of its mixture of classes"
     if out.ndim == 1 or out.shape[1] == 1: return out.reshape(len(out))
     return (out*y).sum(1) if y.is_floating_point() else out.gather(1, y[:, None])[:, 0]
+
+def _alone(model):
+    "The model without what spreads it over processes"
+    return model.module if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)) else model
+
+def _check_by(by, k):
+    if by not in BY: raise ValueError(f"by must be one of {', '.join(BY)}, not {by!r}")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1: raise ValueError(f"k must be a whole number from 1 on, not {k!r}")
 
 @contextmanager
 def _norms_untouched(model):
@@ -44,7 +52,8 @@ def training_attributions(
     k:int=1,             # Draws, for expected gradients; all go through the model at once, so memory grows with them
     references=None,     # Where $x'$ is drawn from, `(N, …)`; by default the batch
     )->tuple:            # $A$, shaped like `x`, and the output, both with their graph
-    "Attributions that can be trained through, from the forward pass that the loss needs anyway"
+    "Attributions that can be trained through, from the forward pass that the loss needs anyway. Whether the model is homogeneous is not checked here, but by `Prior`; `ValueError` for a bad `by` or `k`"
+    _check_by(by, k)
     x = x.detach().requires_grad_()
     run = lambda m, z: getattr(out := m(z.clone()), 'logits', out)               # a model may write into its input
     out = run(model, x)
@@ -58,8 +67,22 @@ def training_attributions(
     base, wide = pool[torch.randint(len(pool), (len(rows),)).to(x.device)], [len(rows)] + [1]*(x.ndim - 1)
     d = x.detach()[rows] - base
     z = (base + torch.rand(wide).to(d)*d).requires_grad_()
-    with _norms_untouched(model): a = d*slope(_score(run(getattr(model, 'module', model), z), y[rows]), z)
+    with _norms_untouched(model): a = d*slope(_score(run(_alone(model), z), y[rows]), z)
     return a.reshape(k, *x.shape).mean(0), out
+
+@contextmanager
+def _other_weights(model):
+    "Everything that training changes has another value: biases and the means of batch norms that are still 0 would hide"
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    those = [p for p in model.parameters() if p.requires_grad] + [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+    was, g = [t.detach().clone() for t in those], torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for t in those: t += .1*torch.randn(t.shape, generator=g).to(t)*(t.square().mean().sqrt() if t.any() else 1)
+        yield
+    finally:
+        with torch.no_grad():
+            for t, w in zip(those, was): t.copy_(w)
 
 @dataclass
 class Prior:
@@ -73,19 +96,18 @@ class Prior:
     checked:WeakSet=field(default_factory=WeakSet, repr=False) # The models that were found to be homogeneous
 
     def __post_init__(self):
-        if self.by not in BY: raise ValueError(f"by must be one of {', '.join(BY)}, not {self.by!r}")
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1: raise ValueError(f"k must be a whole number from 1 on, not {self.k!r}")
+        _check_by(self.by, self.k)
         if not callable(self.penalty): raise ValueError(f"penalty must be a function of attributions, not {self.penalty!r}")
         if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float)) or not math.isfinite(self.weight): raise ValueError(f"weight must be a number, not {self.weight!r}")
 
-    def __str__(self): return f"{getattr(self.penalty, '__qualname__', 'penalty')} by {self.by} ({self.k}), weight {self.weight:g}"
+    def __str__(self): return f"{getattr(self.penalty, '__qualname__', 'penalty')} by {self.by} ({self.k}), weight {self.weight:g}" + ('' if self.references is None else f", references that sum to {self.references.sum().item():g}")
 
     def check(self, model, x):
-        "Once for each model, in eval mode: is it homogeneous?"
+        "Once for each model, in eval mode, with other weights: is it homogeneous, and will it stay so?"
         if self.by != 'x_gradient' or model in self.checked: return
-        module = getattr(model, 'module', model)                                # without what spreads it over processes
-        with all_in_eval(module): h = is_homogeneous(module, x, degree=1)
-        if not h: raise ValueError(f"this model is not homogeneous, so it has no X-Gradient: {h.blame}. See remove_bias, or choose another `by`")
+        module = _alone(model)
+        with all_in_eval(module), _other_weights(module): h = is_homogeneous(module, x, degree=1)
+        if not h: raise ValueError(f"this model is not homogeneous, or will not be after a step of training, so it has no X-Gradient: {h.blame}. See remove_bias, or choose another `by`")
         if not math.isnan(h.degree): self.checked.add(model)                    # an output of zeros tells nothing yet
 
     def __call__(self, model, x, y):

@@ -192,7 +192,7 @@ class _Run:
                 with write_whole(self.folder/n) as part: torch.save(state, part)
         self.engine.wait_for_everyone()
 
-# %% ../nbs/16_train.ipynb #b666a845
+# %% ../nbs/16_train.ipynb #1bef3bd8
 def soft_cross_entropy(recipe):
     "The loss of a recipe: from model, images and labels to the loss and the model's output"
     def loss(model, x, y):
@@ -262,8 +262,8 @@ def fit(
     if loss and recipe.label_smoothing: raise ValueError("label_smoothing belongs to the cross-entropy of the recipe; put it into your own loss")
     loss = loss or soft_cross_entropy(recipe)
     engine = _engine(cpu)
-    content = [t.double().sum().item() for t in data] if _is_pair(data) else None
-    run = _Run(engine, model, recipe, folder, dict(seed=seed, n=n, content=content, loss=_named(loss), processes=engine.num_processes), arch)
+    content = lambda d: None if d is None else [_size(d, ''), *(t.double().sum().item() for t in d)] if _is_pair(d) else [len(d)]
+    run = _Run(engine, model, recipe, folder, dict(seed=seed, data=content(data), valid=content(valid), loss=_named(loss), processes=engine.num_processes), arch)
     steps, me, all_of_us, n_classes = math.ceil(n/recipe.batch_size), engine.process_index, engine.num_processes, None
     with progress_bar(progress and engine.is_main_process and 'training', recipe.epochs*steps, 'step') as bar:
         bar.update(run.step)
@@ -283,7 +283,7 @@ def fit(
     model.eval()
     return run.history
 
-# %% ../nbs/16_train.ipynb #67ab296a
+# %% ../nbs/16_train.ipynb #b4fc1267
 def show_history(
     histories, # What `fit` returned, or names to such
     size=4.,   # Inches, of one picture
@@ -297,6 +297,6 @@ def show_history(
         if 'valid_loss' in h[0]:
             axs[0].plot(t, [r['valid_loss'] for r in h], '--', color=f'C{k}', label=f'{name} validation'.strip())
             axs[1].plot(t, [r['valid_accuracy'] for r in h], color=f'C{k}', label=name)
-    for ax, label in zip(axs, ('loss', 'accuracy on the validation images')): ax.set(xlabel='epoch', ylabel=label); ax.grid(alpha=.3)
+    for ax, label in zip(axs, ('loss', 'accuracy on the validation data')): ax.set(xlabel='epoch', ylabel=label); ax.grid(alpha=.3)
     axs[0].legend(frameon=False, fontsize=8)
     return fig

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 from .core import Score, as_inputs, as_target, check_finite, own_grad_mode, slope
 
-# %% ../nbs/11_xdnn.ipynb #98b5988e
+# %% ../nbs/11_xdnn.ipynb #8d7b959f
 class Homogeneity(NamedTuple):
     "How an output scales with the input; true where it scales"
     degree:float    # $k$; NaN where the output is zero, which is of every degree
@@ -70,6 +70,10 @@ def _to_blame(model, run, x, a, tol):
     late = min((c for c in inner if not c.inputs_scale), key=lambda c: c.start, default=None)
     return f"the forward of {what}, " + (f"before `{names[late.module]}`" if late else "after its last layer")
 
+def _in_float32(model):
+    if not isinstance(model, nn.Module): raise ValueError("half precision is too coarse to see whether a function is homogeneous: give an nn.Module, or inputs in float32")
+    return copy.deepcopy(model).float()
+
 @torch.no_grad()
 def is_homogeneous(
     model,               # Any callable from a batch to outputs `(B, …)`
@@ -80,6 +84,7 @@ def is_homogeneous(
     tol:float=1e-4,      # The deviation that is still taken for rounding
     )->Homogeneity:      # `(degree, deviation, blame)`
     "Does the output scale with the input? By three runs at $\\alpha x$ (Hesse et al. 2021); `ValueError` for bad input"
+    if as_inputs(inputs).dtype.itemsize < 4: model, inputs = _in_float32(model), inputs.float()
     kept = []
     F = Score(model, as_inputs(inputs)[:2], lambda out: kept.append(out) or out.reshape(len(out), -1).sum(1), output)
     def run(z):
@@ -93,7 +98,7 @@ def is_homogeneous(
     if worst <= tol and k > 0 and (degree is None or math.isclose(k, degree, rel_tol=1e-3)): return Homogeneity(k, worst, '')
     return Homogeneity(k, worst, blame(a) or 'the model')
 
-# %% ../nbs/11_xdnn.ipynb #0db9b1b5
+# %% ../nbs/11_xdnn.ipynb #2c13ff3a
 @own_grad_mode
 def x_gradient(
     model,                    # Any callable from a batch to logits `(B, C)`, homogeneous
@@ -112,21 +117,18 @@ def x_gradient(
     if check and not (h := is_homogeneous(model, inputs, output=output, degree=degree)):
         raise ValueError(f"this model is not homogeneous of degree {degree} (degree {h.degree:.3g}, deviation {h.deviation:.1e}), so input x gradient is not Integrated Gradients: {h.blame}. See remove_bias; check=False goes on")
     if create_graph: return _with_graph(model, inputs, target, output, degree, return_output, check)
-    outs = []
-    def visit(f, x, out):
-        outs.append(out.detach())
-        return slope(f, x)
-    F = Score(model, inputs, target, output, internal_batch_size, visit)
-    g = torch.cat(F.visited)
+    F = Score(model, inputs, target, output, internal_batch_size, lambda f, x, out: (slope(f, x), out.detach()))
+    g, outs = (torch.cat(t) for t in zip(*F.visited))
     check_finite(g, 'the gradient')
     a = (F.inputs*g/degree).contiguous()
     if check: _check_euler(a, F.value)
-    return (a, torch.cat(outs)) if return_output else a
+    return (a, outs) if return_output else a
 
 def _check_euler(a, f, tol=1e-3):
     "`ValueError` for an image whose attributions do not add up to its score"
-    a = a.detach().flatten(1)
-    off = (a.sum(1) - f.detach()).abs() > tol*(a.abs().sum(1) + f.detach().abs()) + 1e-12
+    tol = max(tol, 8*torch.finfo(a.dtype).eps)
+    a, f = (t.detach().to(torch.promote_types(t.dtype, torch.float32)) for t in (a.flatten(1), f))
+    off = (a.sum(1) - f).abs() > tol*(a.abs().sum(1) + f.abs()) + 1e-12
     if off.any(): raise ValueError(f"the attributions of image {off.nonzero()[0].item()} do not add up to its score ({a.sum(1)[off][0]:.4g}, not {f[off][0]:.4g}): the model bends there, or output or target do; check=False goes on")
 
 def _with_graph(model, inputs, target, output, degree, return_output, check):
