@@ -1,5 +1,6 @@
 """Every check of the project, one after another, from the root of a copy of the checkout; run by .ci/run."""
 import json, os, re, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -50,8 +51,9 @@ check('export in sync', lambda: unchanged('xai_nb/*.py', 'nbdev-export'))
 check('notebooks clean', lambda: unchanged('nbs/*.ipynb', 'nbdev-clean'))
 check('README in sync', lambda: sh(sys.executable, '.ci/readme.py', '--check'))
 check('xai_ipna', command_line)
-for nb in notebooks:
-    check(f'{nb.name} executed', lambda: executed(nb))
-    check(nb.name, lambda: sh('nbdev-test', str(nb.relative_to(root)), '--flags', os.environ.get('XAI_NB_FLAGS', '')))
+for nb in notebooks: check(f'{nb.name} executed', lambda: executed(nb))
+env = os.environ | dict(OMP_NUM_THREADS='1')                                    # one core each, several at a time
+with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+    for nb in notebooks: pool.submit(check, nb.name, lambda nb=nb: sh('nbdev-test', str(nb.relative_to(root)), '--flags', os.environ.get('XAI_NB_FLAGS', ''), env=env))
 print(f'{sum(results)} passed, {len(results) - sum(results)} failed')
 sys.exit(not all(results))
