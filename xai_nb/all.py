@@ -18,9 +18,11 @@ __all__ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 
            'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories', 'x_alexnet', 'x_vgg16',
            'FixupResNet', 'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES',
            'mixup', 'fit', 'evaluate', 'show_history', 'Prior', 'training_attributions', 'gini', 'sparsity',
-           'total_variation', 'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
+           'total_variation', 'Atlas', 'ipna_atlas', 'traffic_light', 'pictures', 'traffic_light_figure',
+           'curve_figure', 'PatchPicker', 'PointPicker', 'parse_box', 'explore_ipna', 'explore_path',
+           'explore_patterns', 'explore_boundary', 'explore_contrast', 'explore_methods']
 
-# %% ../nbs/25_all.ipynb #d3dfb192
+# %% ../nbs/25_all.ipynb #faa4d93c
 from .core import Patch, Score, black_baseline, IMAGENET_MEAN, IMAGENET_STD
 from .pieces import TooManyPieces
 from .path import METHODS, PathInfo, path_rule, integrate, completeness_gap
@@ -42,9 +44,13 @@ from .load import load_image, Preprocess, load_model, load_two_parts, imagenet_c
 from .xmodels import x_alexnet, x_vgg16, FixupResNet, fixup_resnet50, x_fixup_resnet50, MODELS, load_checkpoint
 from .train import Recipe, RECIPES, mixup, fit, evaluate, show_history
 from .priors import Prior, training_attributions, gini, sparsity, total_variation
+from .atlas import Atlas, ipna_atlas
 from .traffic_light import traffic_light, pictures, traffic_light_figure, curve_figure
+from .picker import PatchPicker, PointPicker, parse_box
+from .explore import explore_ipna
+from .explorers import explore_path, explore_patterns, explore_boundary, explore_contrast, explore_methods
 
-# %% ../nbs/25_all.ipynb #d4810cdb
+# %% ../nbs/25_all.ipynb #e8b5f019
 _all_ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'TooManyPieces', 'METHODS', 'PathInfo', 'path_rule', 'integrate', 'completeness_gap',
          'integrated_gradients', 'distributional_ig', 'AXIOMS', 'NotApplicable', 'axiom_report', 'made_for', 'Scorecard', 'path_attribution', 'layer_names', 'find_layer', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
          'saliency', 'input_x_gradient', 'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift',
@@ -58,4 +64,5 @@ _all_ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'T
          'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories',
          'x_alexnet', 'x_vgg16', 'FixupResNet', 'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES', 'mixup', 'fit', 'evaluate', 'show_history',
          'Prior', 'training_attributions', 'gini', 'sparsity', 'total_variation',
-         'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure']
+         'Atlas', 'ipna_atlas', 'traffic_light', 'pictures', 'traffic_light_figure', 'curve_figure',
+         'PatchPicker', 'PointPicker', 'parse_box', 'explore_ipna', 'explore_path', 'explore_patterns', 'explore_boundary', 'explore_contrast', 'explore_methods']

@@ -45,9 +45,9 @@ def parser():
     a('--version', action='version', version=__version__)
     return p
 
-# %% ../nbs/23_cli.ipynb #748e46df
-def resolve(a):
-    "`(model, preprocess, picture, inputs, target, layer, patch)` for parsed options; `ValueError` or `OSError` that says what is wrong"
+# %% ../nbs/23_cli.ipynb #c10bd1be
+def resolve(a, complete=True):
+    "`(model, preprocess, picture, inputs, target, layer, patch)` for parsed options; layer and patch may be `None` unless `complete`; `ValueError` or `OSError` that says what is wrong"
     n_units(1, a.percent), path_rule(a.n_steps)
     if a.curve_steps is None: a.curve_steps = min(a.n_steps, 64)
     path_rule(a.curve_steps)
@@ -57,27 +57,27 @@ def resolve(a):
     a.out.mkdir(parents=True, exist_ok=True)
     with write_whole(a.out/'result.json.part') as probe: probe.touch()
     (a.out/'result.json.part').unlink()
-    model, pre, names = resolve_model(a)
+    model, pre, names = resolve_model(a, complete)
     if a.image is None:
         if a.model or a.first: raise ValueError("a model needs an IMAGE to explain")
         scene = two_lights(a.scene)
         img, box, target = scene.image, scene.boxes[1], 'traffic light' if a.target is None else a.target
     else: img, box, target = load_image(a.image), None, a.target
     if a.box: box = Patch(*a.box)
-    if box is None: raise ValueError("say which part of the image is meant: --box TOP LEFT BOTTOM RIGHT")
+    if box is None and complete: raise ValueError("say which part of the image is meant: --box TOP LEFT BOTTOM RIGHT")
     picture = pre.picture(img)
-    box.mask(*picture.size[::-1])
+    if box: box.mask(*picture.size[::-1])
     inputs = pre(img).to(a.device)
     F = Score(model, inputs, resolve_target(target, names))
-    which_call(F, find_layer(model, a.layer))
+    if a.layer: which_call(F, find_layer(model, a.layer))
     names = names or (imagenet_categories() if F.logits(inputs).shape[1] == 1000 else None)
     if isinstance(target, str) and not target.lstrip('-').isdecimal(): F = Score(model, inputs, resolve_target(target, names))
     a.target = F.target.item()
-    a.target_name = names[a.target] if names else None
+    a.names, a.target_name = names, names[a.target] if names else None
     return model, pre, picture, inputs, a.target, a.layer, box
 
-# %% ../nbs/23_cli.ipynb #680bba7d
-def resolve_model(a):
+# %% ../nbs/23_cli.ipynb #d77158cc
+def resolve_model(a, complete=True):
     "`(model, preprocess, class names or None)`, with `a.layer` filled in and checked"
     if (a.first is None) != (a.second is None): raise ValueError("--first and --second belong together")
     if a.first and a.model: raise ValueError("give either --model or --first and --second")
@@ -87,8 +87,8 @@ def resolve_model(a):
     else: model, pre, names, default = scene_model(), Preprocess(128, 128, (MEAN,)*3, (STD,)*3), list(CLASSES), SCENE_LAYER
     a.layer = a.layer or default
     known = f"\nlayers: {' '.join(layer_names(model))}"
-    if a.layer is None: raise ValueError(f"say which layer is meant: --layer NAME{known}")
-    try: find_layer(model, a.layer)
+    if a.layer is None and complete: raise ValueError(f"say which layer is meant: --layer NAME{known}")
+    try: a.layer and find_layer(model, a.layer)
     except ValueError as e: raise ValueError(f"{e}{known}") from None
     return model.to(a.device), pre, names
 

@@ -140,7 +140,7 @@ def overlay(
     t = t[..., None]
     return ((1 - t)*picture + t*np.where(m[..., None] > 0, positive, negative)).clip(0, 1)
 
-# %% ../nbs/12_show.ipynb #e35050e6
+# %% ../nbs/12_show.ipynb #dd44f28e
 def colour_key(
     where,               # A matplotlib figure (below everything) or axes (below them)
     colours='green-red', # As for `palette`
@@ -161,15 +161,15 @@ def show_images(
     colours=None,    # Add a `colour_key` for this palette
     ):               # A matplotlib `Figure`: a notebook shows it as the last line of a cell, `savefig` writes it
     "A grid of pictures, filled row by row"
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure                                       # not pyplot's: it may be drawn in any thread
     images = [as_picture(i) for i in images]
     titles = [None]*len(images) if titles is None else list(titles)
     if not images or len(titles) != len(images): raise ValueError(f"{len(titles)} titles for {len(images)} images")
     if not 1 <= rows <= len(images): raise ValueError(f"rows must be from 1 to {len(images)}, not {rows}")
     columns = -(-len(images)//rows)
     tall = size*max(i.shape[0]/i.shape[1] for i in images) + .3*any(titles)
-    fig, axs = plt.subplots(rows, columns, figsize=(columns*size, rows*tall + .35*(colours is not None)), layout='constrained', squeeze=False)
-    plt.close(fig)
+    fig = Figure(figsize=(columns*size, rows*tall + .35*(colours is not None)), layout='constrained')
+    axs = fig.subplots(rows, columns, squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax, i, t in zip(axs.flat, images, titles): ax.imshow(i); ax.set_title(t or '', fontsize=10)
     if colours is not None: colour_key(fig, colours)
