@@ -54,6 +54,8 @@ check('xai_ipna', command_line)
 for nb in notebooks: check(f'{nb.name} executed', lambda: executed(nb))
 env = os.environ | dict(OMP_NUM_THREADS='1')                                    # one core each, several at a time
 with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-    for nb in notebooks: pool.submit(check, nb.name, lambda nb=nb: sh('nbdev-test', str(nb.relative_to(root)), '--flags', os.environ.get('XAI_NB_FLAGS', ''), env=env))
+    for nb in notebooks:
+        flags = os.environ.get('XAI_NB_FLAGS', '') + ' browser'*('browser' in nb.name)
+        pool.submit(check, nb.name, lambda nb=nb, flags=flags: sh('nbdev-test', str(nb.relative_to(root)), '--flags', flags.strip(), env=env))
 print(f'{sum(results)} passed, {len(results) - sum(results)} failed')
 sys.exit(not all(results))

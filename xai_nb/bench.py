@@ -307,7 +307,7 @@ def row_methods(c, device, repeats=5, n=25):
             rows.append(Row(name, 'IG, ours' if name == 'PGIG' else "Captum's", 1., p.seconds/a.seconds, a.mib, p.mib, f'{n} samples' if name in list(pairs)[5:] else ''))
     return rows
 
-# %% ../nbs/24_bench.ipynb #992ef70d
+# %% ../nbs/24_bench.ipynb #8a479bb1
 def row_x_gradient(c, device, build=x_vgg16, n=128, size=224):
     "(h) X-Gradient on a VGG-16 without biases, against IG in 128 steps, ours and Captum's"
     from captum.attr import IntegratedGradients
@@ -321,15 +321,15 @@ def row_x_gradient(c, device, build=x_vgg16, n=128, size=224):
     a, checked, *others = (min((measure(f, device) for _ in range(3 if k in ('ours', 'checked') else 1)), key=lambda m: m.seconds) for k, f in runs.items())
     return [Row('X-Gradient', name, n, b.seconds/a.seconds, a.mib, b.mib, f'relative difference {l1(a.result, b.result):.0e}; with the check, {b.seconds/checked.seconds:.0f} in time') for name, b in zip((f'IG({n}), ours', f"IG({n}), Captum's"), others)]
 
-def row_priors(c, device, build=x_alexnet, images=8, size=224, ks=(1, 2, 4, 8), repeats=3):
-    "(i) a training step of an AlexNet without biases with a prior by X-Gradient, against one without, and with one by expected gradients"
+def row_priors(c, device, build=x_alexnet, images=32, size=224, ks=(1, 2, 4, 8), repeats=3):
+    "(i) the gradients of a training step of an AlexNet without biases, with a prior by X-Gradient, against those without a prior, and by expected gradients"
     torch.manual_seed(0)
     model, x = build().train().to(device), torch.randn(images, 3, size, size, device=device)
     y = torch.arange(images, device=device)
-    optimizer, plain = torch.optim.SGD(model.parameters(), 1e-3, .9), lambda m, x, y: (torch.nn.functional.cross_entropy(m(x), y), None)
+    plain = lambda m, x, y: (torch.nn.functional.cross_entropy(m(x), y), None)
     losses = {'a step with a prior by X-Gradient': Prior(sparsity), 'a plain step': plain} | {f'… by expected gradients ({k})': Prior(sparsity, by='expected_gradients', k=k) for k in ks}
     def step(loss):
-        optimizer.zero_grad(); loss(model, x, y)[0].backward(); optimizer.step()
+        model.zero_grad(); loss(model, x, y)[0].backward()
     for f in losses.values(): step(f)                                           # warm
     turns = [[measure(lambda: step(f), device) for f in losses.values()] for _ in range(repeats)]
     a, *others = (min(t, key=lambda m: m.seconds) for t in zip(*turns))
