@@ -25,7 +25,7 @@ def readme():
         source = ''.join(cell['source'])
         directives = re.match(r'(?:#\|.*\n?)*', source).group()
         if re.search(r'#\|\s*hide\s*$', directives, re.M): continue
-        if cell['cell_type'] == 'markdown': parts.append(re.sub(r'\]\((\d\d_\w+\.ipynb)', r'](nbs/\1', source))
+        if cell['cell_type'] == 'markdown': parts.append(re.sub(r'\]\((\d\d_\w+\.ipynb|images/)', r'](nbs/\1', source))
         else:
             code = source[len(directives):].strip()
             if code and not re.search(r'#\|\s*echo:\s*false', directives): parts.append(f'```python\n{code}\n```')

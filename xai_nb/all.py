@@ -22,7 +22,7 @@ __all__ = ['Patch', 'Score', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 
            'curve_figure', 'PatchPicker', 'PointPicker', 'parse_box', 'explore_ipna', 'explore_path',
            'explore_patterns', 'explore_boundary', 'explore_contrast', 'explore_methods']
 
-# %% ../nbs/25_all.ipynb #faa4d93c
+# %% ../nbs/25_all.ipynb #4c11b1f7
 from .core import Patch, Score, black_baseline, IMAGENET_MEAN, IMAGENET_STD
 from .pieces import TooManyPieces
 from .path import METHODS, PathInfo, path_rule, integrate, completeness_gap
@@ -46,7 +46,8 @@ from .train import Recipe, RECIPES, mixup, fit, evaluate, show_history
 from .priors import Prior, training_attributions, gini, sparsity, total_variation
 from .atlas import Atlas, ipna_atlas
 from .traffic_light import traffic_light, pictures, traffic_light_figure, curve_figure
-from .picker import PatchPicker, PointPicker, parse_box
+from .picker import PatchPicker, parse_box
+from .point import PointPicker
 from .explore import explore_ipna
 from .explorers import explore_path, explore_patterns, explore_boundary, explore_contrast, explore_methods
 

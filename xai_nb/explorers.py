@@ -7,7 +7,7 @@ __all__ = ['SIDE_BY_SIDE', 'FigureExplorer', 'Walk', 'walk', 'path_figure', 'exp
            'explore_patterns', 'plane_network', 'plane_picture', 'boundary_figure', 'explore_boundary', 'bias_networks',
            'contrast_figure', 'explore_contrast', 'explore_methods']
 
-# %% ../nbs/22_explorers.ipynb #df6984ff
+# %% ../nbs/22_explorers.ipynb #4657a3fa
 import html, torch, ipywidgets as W, numpy as np
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,18 +17,18 @@ from .boundary import Radial
 from .boundary_find import SEARCHES, find_boundary
 from .boundary_maps import boundary_ig
 from .core import Score, as_baselines, black_baseline, own_grad_mode, slope
-from .explore import _img
 from .ig import integrated_gradients
 from .noise import smooth_grad
 from .path import path_rule
 from .patterns import fit_patterns, pattern_attribution, pattern_guided_ig
-from .picker import PointPicker
+from .picker import html_image
+from .point import PointPicker
 from .rules import deep_lift, guided_backprop, input_x_gradient, saliency
 from .scenes import CLASSES, MEAN, STD, preprocess, scene_model, two_lights
 from .show import as_picture, attribution_scale, overlay, show_grid, to_image
-from .worker import Worker
+from .worker import Beacon, Worker
 
-# %% ../nbs/22_explorers.ipynb #1ee030ca
+# %% ../nbs/22_explorers.ipynb #403f9775
 class FigureExplorer(W.VBox):
     "Controls, and a figure that is drawn anew in the background when one of them changes"
     def __init__(self,
@@ -40,7 +40,8 @@ class FigureExplorer(W.VBox):
         self.draw, self.controls, self.alt, self.worker = draw, controls, alt, Worker()
         self.picture, self.status, self.shown = W.HTML(), W.HTML(), None
         for c in controls.values(): c.observe(self.ask, 'value')
-        super().__init__([*extra, W.HBox([c for c in controls.values() if isinstance(c, W.Widget) and not isinstance(c, PointPicker)], layout=dict(flex_flow='row wrap')), self.picture, self.status])
+        super().__init__([Beacon(self), *extra, W.HBox([c for c in controls.values() if isinstance(c, W.Widget) and not isinstance(c, PointPicker)], layout=dict(flex_flow='row wrap')), self.picture, self.status])
+        self.add_class('xai-explorer')
         self.ask()
 
     @property
@@ -53,7 +54,7 @@ class FigureExplorer(W.VBox):
 
     def show(self, part):
         self.shown = part                                                      # the values, and their figure
-        self.picture.value = _img(part[1], self.alt)
+        self.picture.value = html_image(part[1], self.alt)
         self.say('')
 
     def say(self, text): self.status.value = f'<div role="alert" class="xai-error" style="color:#b00020;font-weight:600">{html.escape(text)}</div>' if text else ''
@@ -205,7 +206,7 @@ def explore_boundary(): # A widget
     side, picker = 2., PointPicker(plane_picture(plane_network()), (.4, .3), label='Classes in the plane', width=240)
     return FigureExplorer(lambda at: boundary_figure((2*at[0] - 1)*side, (1 - 2*at[1])*side, side), dict(at=picker), 'The nearest boundary point in the plane', extra=[picker])
 
-# %% ../nbs/22_explorers.ipynb #acc83205
+# %% ../nbs/22_explorers.ipynb #4788615d
 @lru_cache(1)
 def bias_networks():
     "A random network in the plane, and the same without its biases"
@@ -234,9 +235,10 @@ def contrast_figure(contrast:float, angle:float=165.): # A factor, and degrees; 
 
 def explore_contrast(): # A widget
     "Fade a point towards 0, with and without biases"
+    bias_networks()                                                             # drawn here: the random state belongs to all threads
     return FigureExplorer(contrast_figure, dict(contrast=_slider('contrast', .6, .02, 1.15, .01), angle=_slider('direction', 165., -180, 180, 5)), 'Two networks in the plane, with and without biases')
 
-# %% ../nbs/22_explorers.ipynb #ef635fbe
+# %% ../nbs/22_explorers.ipynb #f232f1a9
 SIDE_BY_SIDE = {
     'saliency': lambda m, x, t, b: saliency(m, x, t), 'input × gradient': lambda m, x, t, b: input_x_gradient(m, x, t), 'IG': lambda m, x, t, b: integrated_gradients(m, x, t, b),
     'SmoothGrad': lambda m, x, t, b: smooth_grad(m, x, t), 'guided backprop': lambda m, x, t, b: guided_backprop(m, x, t), 'DeepLIFT': lambda m, x, t, b: deep_lift(m, x, t, b)}
@@ -255,6 +257,6 @@ def explore_methods(
         if not chosen: raise ValueError("choose at least one method")
         for n in chosen:
             if n not in kept: kept[n] = methods[n](model, images, F.target, baselines).detach().cpu()
-        return show_grid(pictures, {n: kept[n] for n in chosen}, share_scale=share_scale, size=1.5)
+        return show_grid(pictures, {n: kept[n] for n in chosen}, share_scale=share_scale, norm='quantile', blur=1., size=1.7)
     first = tuple(list(methods)[:3])
     return FigureExplorer(draw, dict(chosen=W.SelectMultiple(options=list(methods), value=first, rows=min(8, len(methods)), description='methods'), share_scale=W.Checkbox(value=False, description='one colour scale for all')), 'Attributions by several methods')

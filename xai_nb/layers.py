@@ -6,14 +6,14 @@
 __all__ = ['plain_attention', 'layer_names', 'find_layer', 'Look', 'replace_output', 'look_inside', 'layer_integral', 'looker',
            'which_call', 'conductance']
 
-# %% ../nbs/04_layers.ipynb #5e10f07e
+# %% ../nbs/04_layers.ipynb #936442da
 import torch, warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
 from threading import get_ident
 from torch import nn
 from torch.autograd import forward_ad as fwd
-from .core import Score, WhileNeeded, as_baselines, no_fast_path, own_grad_mode
+from .core import Score, WhileNeeded, as_baselines, forward_mode, no_fast_path, own_grad_mode
 from .path import integrate, completeness_gap
 
 # %% ../nbs/04_layers.ipynb #c4f2afc7
@@ -87,7 +87,7 @@ def _plain_attention():
         for k, v in was.items(): getattr(b, f'enable_{k}_sdp')(v)
 plain_attention = WhileNeeded(_plain_attention)
 
-# %% ../nbs/04_layers.ipynb #ddf913af
+# %% ../nbs/04_layers.ipynb #08f0ae7b
 def look_inside(
     F, # A `Score`
     layer:nn.Module,
@@ -101,7 +101,7 @@ def look_inside(
     look = Look(layer, call)
     if dual:
         for grad in False, True: # a model may switch gradients off again after the layer: then they are on from the start
-            with fwd.dual_level(), look.at_layer(True, grad):
+            with forward_mode, fwd.dual_level(), look.at_layer(True, grad):
                 f = F(fwd.make_dual(z, direction), rows)
                 motion = look.tangent                                       # read before the level closes
             if f.requires_grad: break

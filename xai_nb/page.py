@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['parser', 'open_page', 'page_notebook', 'free_port', 'main']
 
-# %% ../nbs/23_page.ipynb #12fcdfc5
+# %% ../nbs/23_page.ipynb #51d0d93e
 import contextlib, json, os, socket, subprocess, sys, tempfile
 from pathlib import Path
 from . import cli
-from .explore import explore_ipna
+from .explore import explore_ipna, scaled_note
+from .load import load_image
 
-# %% ../nbs/23_page.ipynb #9fa24300
+# %% ../nbs/23_page.ipynb #7b1a074f
 def parser():
     "The options of `xai_explore`: those of `xai_ipna`, and two more"
     p = cli.parser()
@@ -25,7 +26,7 @@ def open_page(argv=()):
     "The explorer for the options of the command line: a widget"
     a = parser().parse_args(list(argv))
     model, pre, picture, x, target, layer, box = cli.resolve(a, complete=False)
-    return explore_ipna(model, x, layer, target, patch=box, picture=picture, baselines=pre.black.to(x), names=a.names, percent=a.percent, output=a.output, fine=a.n_steps, save_to=a.out)
+    return explore_ipna(model, x, layer, target, patch=box, picture=picture, baselines=pre.black.to(x), names=a.names, percent=a.percent, output=a.output, fine=a.n_steps, save_to=a.out, note=scaled_note(load_image(a.image), x) if a.image else '')
 
 def page_notebook(argv, folder)->dict:
     "A notebook that shows the explorer for the options, run in `folder`"

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['KINKS', 'MAX_PIECES', 'points_at', 'Reach', 'operations', 'TooManyPieces', 'Pieces', 'find_pieces']
 
-# %% ../nbs/01_pieces.ipynb #6383e80e
+# %% ../nbs/01_pieces.ipynb #8d37a05b
 import math, re, warnings, torch
 from typing import NamedTuple
 from torch import nn
 from torch.autograd import forward_ad as fwd
 from torch.overrides import TorchFunctionMode
-from .core import Score, progress_bar
+from .core import Score, forward_mode, progress_bar
 
-# %% ../nbs/01_pieces.ipynb #e0d7e07d
+# %% ../nbs/01_pieces.ipynb #656be9e7
 with warnings.catch_warnings(): # on its first use, torch's forward mode warns about a part of torch
     warnings.simplefilter('ignore')
-    with fwd.dual_level(): fwd.make_dual(torch.zeros(1), torch.zeros(1))
+    with forward_mode, fwd.dual_level(): fwd.make_dual(torch.zeros(1), torch.zeros(1))
 
 # %% ../nbs/01_pieces.ipynb #bc1450f8
 def points_at(F, baselines, rows, alphas):
@@ -150,7 +150,7 @@ def _curvature(F):
         if kind == 'unknown': raise ValueError(f"method='exact' cannot follow `{name}`: it is neither linear, nor a ReLU or maximum of some kind, nor a known smooth function")
     return curved[root], kinks
 
-# %% ../nbs/01_pieces.ipynb #471a121b
+# %% ../nbs/01_pieces.ipynb #93d63deb
 MAX_PIECES = 100_000
 class TooManyPieces(ValueError): "More linear pieces on a path than the limit"
 
@@ -175,7 +175,7 @@ def find_pieces(
     found, climb, count = [], torch.zeros_like(F.value), torch.zeros(B, dtype=torch.long, device=F.rows.device)
     def look(i, j):
         r, middle = rows[i:j], (a[i:j] + b[i:j])/2
-        with fwd.dual_level(), Reach(j - i, r.device) as reach:
+        with forward_mode, fwd.dual_level(), Reach(j - i, r.device) as reach:
             speed = fwd.unpack_dual(F(fwd.make_dual(points_at(F, baselines, r, middle), d[r]), r)).tangent
             speed = torch.zeros_like(middle) if speed is None else speed.clone()
         if reach.seen < kinks: raise ValueError(f"method='exact' sees {reach.seen} of the {kinks} operations with kinks: the model runs some of them where torch functions cannot be watched")
