@@ -203,7 +203,7 @@ def _begin(model, image, layer, target, patch, preprocess, baselines, names, per
     if output not in ('prob', 'logit'): raise ValueError(f"output must be 'prob' or 'logit', not {output!r}")
     return subject, Question(patch, layer, ranking, percent, output), note
 
-# %% ../nbs/22_explore.ipynb #aeb03560
+# %% ../nbs/22_explore.ipynb #b7c3c9fb
 def explore_ipna(
     model=None,       # An `nn.Module` in eval mode; `None`: the small network of the scenes
     image=None,       # A photo (path or PIL image), or an input `(1, C, H, W)`
@@ -227,6 +227,6 @@ def explore_ipna(
     "Draw a box on an image, prune the units that carry it, and see what the network says then (Lundstrom et al. 2022, section 5)"
     try:
         subject, question, own = _begin(model, image, layer, target, patch, preprocess, baselines, names, percent, ranking, output, picture, colours)
-        coarse = coarse or (COARSE if subject.inputs[0].numel() <= 3*160*160 else 6)  # a first answer within a second on a small machine
+        coarse = coarse or (COARSE if subject.inputs[0].numel() <= 3*160*160 else 4)  # a first answer within a second on a small machine
         return IpnaExplorer(subject, question, tiles, coarse, fine, save_to=save_to, colours=colours, note=note or own)
     except (ValueError, TypeError, OSError, RuntimeError) as e: return W.HTML(f'<p role="alert" class="xai-error" style="color:#b00020;font-weight:600">{html.escape(str(e))}</p>')
