@@ -21,7 +21,7 @@ from .prune import PruneCurve, prune
 from .show import as_picture, attribution_scale, colour_key, draw_box, overlay, to_image, write_whole
 from .traffic_light import Stage, stage
 
-# %% ../nbs/22_answers.ipynb #36c72d53
+# %% ../nbs/22_answers.ipynb #9a765e45
 RANKINGS = 'IPNA of the box', 'conductance', 'IPNA − conductance', 'random'
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Subject:
         inputs:torch.Tensor,   # One image, `(1, C, H, W)`
         target=None,           # Its class; `None` is the predicted one
         baselines=None,        # $x'$, as in `integrated_gradients`
-        picture=None,          # What is shown, as for `as_picture`; by default made from `inputs` by `to_image`
+        picture=None,          # What is shown, as for `as_picture`; by default made from `inputs` by `to_image`, with ImageNet's mean and deviation
         names=None,            # Of the classes
     ):
         if not isinstance(model, nn.Module): raise ValueError(f"the explorer prunes layers, so it needs an nn.Module, not {type(model).__name__}")
@@ -48,7 +48,8 @@ class Subject:
         F = Score(model, inputs, target)
         if not isinstance(F.target, torch.Tensor): raise ValueError("the explorer needs a model with several classes")
         self.model, self.inputs, self.target, self.baselines, self.names, self.kept = shared_copy(model), inputs, F.target, baselines, names, {}
-        self.picture = as_picture(to_image(inputs) if picture is None else picture)
+        try: self.picture = as_picture(to_image(inputs) if picture is None else picture)
+        except ValueError as e: raise ValueError(f"{e}; give what is to be shown as picture=") from None
         if self.picture.shape[:2] != tuple(inputs.shape[2:]): raise ValueError(f"the picture has {self.picture.shape[0]} × {self.picture.shape[1]} pixels, the input {inputs.shape[2]} × {inputs.shape[3]}")
         self.layers = layer_choices(self.model, inputs)
 
@@ -85,9 +86,9 @@ class Subject:
         key = 'atlas', q.layer, q.output
         if key in self.kept: return
         if key not in self.kept.get('making', ()):
-            for k in [k for k in self.kept if k[0] == 'atlas']: del self.kept[k]
             numbers = units*tiles[0]*tiles[1]
             if 2*numbers > most: raise ValueError(f"an atlas of {q.layer} would take {2*numbers/2**20:.0f} MiB: without one, each box is computed by itself")
+            for k in [k for k in self.kept if k[0] == 'atlas']: del self.kept[k]
             dtype = torch.float16 if numbers*self.inputs.element_size() > most else None
             self.kept['making'] = {key: atlas_steps(self.model, self.inputs, self.target, q.layer, tiles, self.baselines, output=q.output, n_steps=n, dtype=dtype)}
         try:
@@ -125,7 +126,7 @@ def layer_choices(model, inputs)->list:
         for h in handles: h.remove()
     return [n for n, maps in seen.items() if all(maps)] or list(seen)
 
-# %% ../nbs/22_answers.ipynb #7f9ee00c
+# %% ../nbs/22_answers.ipynb #5b40d597
 COARSE, FINE, CURVE = 16, 64, (0, .1, .3, 1, 3, 10)
 
 @dataclass
@@ -138,8 +139,9 @@ class Answer:
     scores:torch.Tensor=None  # The ranking
     carries:torch.Tensor=None # IPNA of the box
     curve:PruneCurve=None
+    curve_steps:int=0         # Points on the path, of the curve
     done:float=0.             # How much of all that is asked, from 0 to 1
-    said:str=''               # What is being done
+    said:str=''               # What was done last; empty at the end
 
 def answers(
     subject:Subject, q:Question,
@@ -147,22 +149,25 @@ def answers(
     percents=CURVE,         # Of the curve
     ):                      # Yields an `Answer` that grows
     "What the explorer shows for a question"
-    a, points = Answer(q), sorted({coarse, fine})
-    parts = len(points) + len(percents)
-    for k, n in enumerate(points):
-        a = replace(a, n_steps=n, before=subject.before(q, n), carries=subject.ipna(q, n), done=(k + 1)/parts, said=f'IG and IPNA by {n} points')
+    a, points = Answer(q), sorted({min(coarse, fine), fine})
+    parts, done = len(points)*(1 + len(percents)), 0
+    for n in points:
+        a, done = replace(a, n_steps=n, before=subject.before(q, n), carries=subject.ipna(q, n)), done + 1
         scores = a.carries if q.ranking == RANKINGS[0] else subject.scores(q, n)
-        a = replace(a, scores=scores, after=subject.after(q, scores, n))
+        a = replace(a, scores=scores, after=subject.after(q, scores, n), done=done/parts, said=f'the answer by {n} points')
         yield a
-    rows = []
-    for p in percents:
-        s = subject.after(q, a.scores, coarse, p)
-        rows.append(torch.stack([s.score, s.ig_inside, s.ig_outside, s.ig_total]))
-        a = replace(a, done=(len(points) + len(rows))/parts, said=f'the curve, {len(rows)} of {len(percents)} shares')
-        if len(rows) < len(percents): yield a
-    yield replace(a, curve=PruneCurve(torch.tensor(percents, dtype=torch.float64), *torch.stack(rows, 1)), said='')
+    for n in points:
+        rows = []
+        for p in percents:
+            s = subject.before(q, n) if p == 0 else a.after if (p, n) == (q.percent, a.n_steps) else subject.after(q, a.scores, n, p)
+            rows.append(torch.stack([s.score, s.ig_inside, s.ig_outside, s.ig_total]))
+            done += 1
+            a = replace(a, done=done/parts, said=f'the curve by {n} points, {len(rows)} of {len(percents)} shares')
+            if len(rows) < len(percents): yield a
+        a = replace(a, curve=PruneCurve(torch.tensor(percents, dtype=torch.float64), *torch.stack(rows, 1)), curve_steps=n, said=a.said if done < parts else '')
+        yield a
 
-# %% ../nbs/22_answers.ipynb #f5f1c52f
+# %% ../nbs/22_answers.ipynb #455bc5d9
 def maps(subject, a:Answer, colours='green-red', blur=1.)->dict:
     "IG before and after pruning, drawn over the picture, with the same thresholds"
     scale = attribution_scale(a.before.ig, blur=blur)
@@ -189,7 +194,7 @@ def as_channels(
 
 def top_channels(subject, a:Answer, n:int=8)->list:
     "The channels with most IPNA of the box: for each its name, its share of all IPNA in absolute value, in percent, and where it has it, `(h, w)`, from -1 to 1"
-    m = as_channels(a.carries[0].cpu(), *subject.picture.shape[:2])
+    m = as_channels(a.carries[0].cpu().float(), *subject.picture.shape[:2])
     total, whole = m.sum((1, 2)), m.abs().sum().clamp(min=1e-30)
     top = total.argsort(descending=True)[:n]
     high = m[top].abs().max().clamp(min=1e-30)
@@ -226,7 +231,7 @@ def explorer_figure(subject, a:Answer, colours='green-red'):
     colour_key(top, colours)
     return fig
 
-# %% ../nbs/22_answers.ipynb #5a0b6f54
+# %% ../nbs/22_answers.ipynb #a9ac0f70
 def save_answer(subject, a:Answer, folder, colours='green-red')->list:
     "The figure as a PNG, and its settings and numbers as JSON, each written whole or not at all; returns the two paths"
     folder, p = Path(folder), a.question.patch
@@ -234,8 +239,9 @@ def save_answer(subject, a:Answer, folder, colours='green-red')->list:
     names = (folder/f"{a.question.layer}_{p.top}_{p.left}_{p.bottom}_{p.right}{f'_{k}'*(k > 1)}" for k in count(1))
     name = next(n for n in names if not any(Path(f'{n}{e}').exists() for e in ('.png', '.json')))
     numbers = {n: {k: v.item() for k, v in getattr(a, n)._asdict().items() if k != 'ig'} for n in ('before', 'after')}
+    curve = {} if a.curve is None else dict(curve={n: v.flatten().tolist() for n, v in a.curve._asdict().items()} | dict(n_steps=a.curve_steps))
     given = asdict(a.question) | dict(target=subject.target.item(), target_name=subject.name(subject.target.item()), model=type(subject.model).__name__, n_steps=a.n_steps)
     paths = [Path(f'{name}.png'), Path(f'{name}.json')]
     with write_whole(paths[0]) as part: explorer_figure(subject, a, colours).savefig(part, dpi=150)
-    with write_whole(paths[1]) as part: part.write_text(json.dumps(given | numbers, indent=1) + '\n')
+    with write_whole(paths[1]) as part: part.write_text(json.dumps(given | numbers | curve, indent=1) + '\n')
     return paths

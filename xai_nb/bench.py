@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['ROWS', 'Cost', 'measure', 'Case', 'scene_case', 'photo_case', 'finite_difference_ipna', 'l1', 'points_needed', 'Row',
            'row_ipna', 'row_conductance', 'row_stream', 'row_ig', 'row_memory', 'row_exact', 'unfold_moments',
-           'row_patterns', 'row_methods', 'row_x_gradient', 'row_priors', 'table', 'main']
+           'row_patterns', 'row_methods', 'row_x_gradient', 'row_priors', 'row_atlas', 'table', 'main']
 
-# %% ../nbs/24_bench.ipynb #6658997e
+# %% ../nbs/24_bench.ipynb #16fb87ff
 import argparse, copy, ctypes, json, math, os, sys, threading, time, torch, warnings
 from pathlib import Path
 from typing import NamedTuple
+from .atlas import ipna_atlas
 from .core import ChunkSize, Patch, Score, as_mask, black_baseline
 from .ig import integrated_gradients
 from .ipna import ipna
@@ -336,8 +337,23 @@ def row_priors(c, device, build=x_alexnet, images=32, size=224, ks=(1, 2, 4, 8),
     name, *peers = losses
     return [Row(name, n, 1., b.seconds/a.seconds, a.mib, b.mib, f'ours takes {a.seconds/b.seconds:.2f} of its time') for n, b in zip(peers, others)]
 
-# %% ../nbs/24_bench.ipynb #8610172b
-ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream, ig=row_ig, memory=row_memory, exact=row_exact, patterns=row_patterns, methods=row_methods, x_gradient=row_x_gradient, priors=row_priors)
+# %% ../nbs/24_bench.ipynb #a47577b9
+def row_atlas(c, device, tiles=(14, 14), n_steps=16, calls=8):
+    "(j) IPNA of all tiles at once, and of a box from them, against `ipna`"
+    one = lambda patch: ipna(c.model, c.x, c.target, c.layer, patch, c.black, output='prob', n_steps=n_steps)
+    a = measure(lambda: ipna_atlas(c.model, c.x, c.target, c.layer, tiles, c.black, output='prob', n_steps=n_steps), device)
+    atlas, total = a.result, tiles[0]*tiles[1]
+    at = [(k//tiles[1], k % tiles[1]) for k in range(0, total, max(1, total//calls))]
+    patches = [Patch(atlas.tops[i], atlas.lefts[j], atlas.tops[i + 1], atlas.lefts[j + 1]) for i, j in at]
+    b = measure(lambda: [one(p) for p in patches], device)
+    (top, left), (high, wide) = (n//4 for n in tiles), (max(1, 3*n//7) for n in tiles)
+    box = Patch(atlas.tops[top], atlas.lefts[left], atlas.tops[top + high], atlas.lefts[left + wide])
+    read, whole = (min((measure(f, device) for _ in range(3)), key=lambda m: m.seconds) for f in (lambda: atlas.ipna(box), lambda: one(box)))
+    return [Row(f'IPNA of {total} tiles', '`ipna` for each', total, b.seconds/len(patches)*total/a.seconds, a.mib, b.mib, f'{n_steps} points; extrapolated from {len(patches)} tiles'),
+            Row('IPNA of a box, from the atlas', '`ipna`', n_steps, whole.seconds/read.seconds, read.mib, whole.mib, f'{1000*read.seconds:.1f} ms; relative difference {l1(read.result, whole.result):.0e}')]
+
+# %% ../nbs/24_bench.ipynb #94718a02
+ROWS = dict(ipna=row_ipna, conductance=row_conductance, stream=row_stream, ig=row_ig, memory=row_memory, exact=row_exact, patterns=row_patterns, methods=row_methods, x_gradient=row_x_gradient, priors=row_priors, atlas=row_atlas)
 
 def table(rows, title)->str:
     "The rows as a Markdown table"

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SIDE_BY_SIDE', 'FigureExplorer', 'Walk', 'walk', 'path_figure', 'explore_path', 'pattern_case', 'pattern_figure',
-           'explore_patterns', 'plane_network', 'plane_picture', 'boundary_figure', 'explore_boundary', 'bias_networks',
-           'contrast_figure', 'explore_contrast', 'explore_methods']
+           'explore_patterns', 'plane_network', 'plane_picture', 'name_classes', 'boundary_figure', 'explore_boundary',
+           'bias_networks', 'contrast_figure', 'explore_contrast', 'explore_methods']
 
-# %% ../nbs/22_explorers.ipynb #4657a3fa
+# %% ../nbs/22_explorers.ipynb #5fa20d2f
 import html, torch, ipywidgets as W, numpy as np
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,14 +21,15 @@ from .ig import integrated_gradients
 from .noise import smooth_grad
 from .path import path_rule
 from .patterns import fit_patterns, pattern_attribution, pattern_guided_ig
+from .explore import error_page, in_words
 from .picker import html_image
 from .point import PointPicker
 from .rules import deep_lift, guided_backprop, input_x_gradient, saliency
 from .scenes import CLASSES, MEAN, STD, preprocess, scene_model, two_lights
-from .show import as_picture, attribution_scale, overlay, show_grid, to_image
+from .show import as_picture, attribution_scale, colour_key, overlay, show_grid, to_image
 from .worker import Beacon, Worker
 
-# %% ../nbs/22_explorers.ipynb #403f9775
+# %% ../nbs/22_explorers.ipynb #dc3456ff
 class FigureExplorer(W.VBox):
     "Controls, and a figure that is drawn anew in the background when one of them changes"
     def __init__(self,
@@ -44,24 +45,32 @@ class FigureExplorer(W.VBox):
         self.add_class('xai-explorer')
         self.ask()
 
+    def close(self):
+        self.worker.cancel()
+        super().close()
+
     @property
     def values(self): return {n: c.value for n, c in self.controls.items()}
 
     def ask(self, *_):
         values = self.values
         def question(): yield values, self.draw(**values)
-        self.worker.ask(question, self.show, lambda e: self.say(str(e)))
+        self.status.value = '<div class="xai-note">…</div>'
+        self.worker.ask(question, self.show, self.failed)
 
     def show(self, part):
         self.shown = part                                                      # the values, and their figure
-        self.picture.value = html_image(part[1], self.alt)
-        self.say('')
+        if self.worker.outdated: return
+        titles = [t for ax in part[1].axes if (t := ax.get_title())]
+        self.picture.value = html_image(part[1], ': '.join((self.alt, '; '.join(titles))) if titles else self.alt)       # in words, too
+        self.status.value = ''
 
-    def say(self, text): self.status.value = f'<div role="alert" class="xai-error" style="color:#b00020;font-weight:600">{html.escape(text)}</div>' if text else ''
+    def failed(self, e): self.status.value = error_page(e)
 
+def _palettes(): return W.Dropdown(options=[('green and red', 'green-red'), ('blue and orange', 'blue-orange')], description='colours')
 def _slider(name, value, low, high, step, **kw): return W.FloatSlider(value=value, min=low, max=high, step=step, description=name, continuous_update=True, **kw)
 
-# %% ../nbs/22_explorers.ipynb #401ae8d0
+# %% ../nbs/22_explorers.ipynb #9a9e42c6
 class Walk(NamedTuple):
     "The path of one image, step by step"
     alphas:torch.Tensor # Middles of the steps, `(n,)`
@@ -89,8 +98,8 @@ def walk(
 def path_figure(
     w:Walk, picture, start, # What is at the two ends, as for `as_picture`
     step:int,               # How many steps have been made
-    output='prob'):         # A matplotlib `Figure`
-    "Where the walk is, the gradient there, and what has been found so far"
+    colours='green-red'):   # As for `overlay`; returns a matplotlib `Figure`
+    "Where the walk is, the gradient in the middle of the last step, and what has been found so far"
     k, n = min(step, len(w.parts)), len(w.parts)
     so_far, gain = w.parts[:k].sum(0), w.score - w.score[0]
     found = torch.cat([torch.zeros(1), w.parts.flatten(1).sum(1).cumsum(0)])
@@ -98,21 +107,25 @@ def path_figure(
     here, slope_, map_, curve = fig.subplots(1, 4, width_ratios=(1, 1, 1, 1.5))
     a = k/n
     here.imshow((1 - a)*as_picture(start) + a*as_picture(picture)); here.set_title(f'α = {a:.2f}', fontsize=9)
-    slope_.imshow(overlay(picture, w.slopes[max(k - 1, 0)], norm='quantile', blur=1.)); slope_.set_title('the gradient there', fontsize=9)
+    slope_.imshow(overlay(picture, w.slopes[max(k - 1, 0)], norm='quantile', blur=1., colours=colours)); slope_.set_title('gradient, last step' if k else 'gradient, first step', fontsize=9)
     whole = attribution_scale(w.parts.sum(0), blur=1.)
-    map_.imshow(overlay(picture, so_far, whole, blur=1.)); map_.set_title('found so far', fontsize=9)
+    map_.imshow(overlay(picture, so_far, whole, blur=1., colours=colours)); map_.set_title('found so far', fontsize=9)
     for ax in (here, slope_, map_): ax.axis('off')
+    colour_key(map_, colours, ncols=1, fontsize=8)
     ends = np.arange(n + 1)/n
     curve.plot(ends, gain, color='C0', label='the score has gained'); curve.plot(ends[:k + 1], found[:k + 1], 'o', ms=3, color='C1', label='found')
     curve.axvline(a, color='.6', lw=.8); curve.grid(alpha=.25); curve.set_xlabel('α', fontsize=9); curve.legend(fontsize=7, frameon=False)
     curve.set_title(f'gained {gain[k].item() + 0:.4f}, found {found[k].item() + 0:.4f}, gap {(gain[k] - found[k]).item() + 0:.4f}', fontsize=9)
     return fig
 
+@in_words
 def explore_path(
     model=None, inputs=None, target=None, # As in `integrated_gradients`: one image, `(1, C, H, W)`; by default a scene
     *, picture=None, mean=None, std=None, # Of the normalisation, see `to_image`; `None`: ImageNet's
-    output='prob'):                       # A widget
+    output='prob'):                       # A widget; for bad input one that says what is wrong
     "Walk from a baseline to the image, and see IG add up"
+    if (mean is None) != (std is None): raise ValueError("mean and std belong together")
+    if model is not None and (not isinstance(inputs, torch.Tensor) or inputs.ndim != 4 or len(inputs) != 1): raise ValueError("give one image, (1, C, H, W), as inputs")
     if model is None:
         scene = two_lights(61)
         model, inputs, target, mean, std = scene_model(), preprocess(scene), 1, MEAN, STD
@@ -121,10 +134,10 @@ def explore_path(
     white = black + (1/torch.as_tensor(of.get('std', (.229, .224, .225)))).to(inputs).reshape(1, -1, 1, 1)
     starts = {'black': black, 'white': white, 'grey': (black + white)/2, 'noise': black + (white - black)*torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)}
     kept = lru_cache(None)(lambda start, n: walk(model, inputs, target, starts[start], output=output, n_steps=n))
-    def draw(step, start, n): return path_figure(kept(start, n), picture, to_image(starts[start], **of), round(step*n), output)
-    return FigureExplorer(draw, dict(step=_slider('α', .5, 0, 1, 1/64), start=W.Dropdown(options=list(starts), description='baseline'), n=W.SelectionSlider(options=[4, 8, 16, 32, 64], value=32, description='steps')), 'The path from the baseline to the image')
+    def draw(step, start, n, colours): return path_figure(kept(start, n), picture, to_image(starts[start], **of), round(step*n), colours)
+    return FigureExplorer(draw, dict(step=_slider('α', .5, 0, 1, 1/64), start=W.Dropdown(options=list(starts), description='baseline'), n=W.SelectionSlider(options=[4, 8, 16, 32, 64], value=32, description='steps'), colours=_palettes()), 'The path from the baseline to the image')
 
-# %% ../nbs/22_explorers.ipynb #77cccd9a
+# %% ../nbs/22_explorers.ipynb #62f41518
 @lru_cache(256)
 def pattern_case(signal:float, distractor:float):
     "Samples, the network that reads $z$ from them, its pattern, and one point, for two angles in degrees; `ValueError` where the two coincide"
@@ -147,6 +160,7 @@ def pattern_figure(signal:float, distractor:float): # Degrees; a matplotlib `Fig
     plane.plot(*x.T, '.', color='.8', ms=3); plane.plot(*point[0], 'o', color='k', ms=6)
     for v, c, t in (s, 'C0', 'signal $a_s$'), (d, 'C3', 'distractor $a_d$'), (w/w.norm(), 'C4', 'weights $w$'), (a/a.norm(), 'C2', 'pattern $a$'):
         plane.annotate('', 1.8*v.numpy(), (0, 0), arrowprops=dict(arrowstyle='-|>', color=c, lw=2)); plane.plot([], [], color=c, lw=2, label=t)
+        plane.annotate(t.split()[1], 2.1*v.numpy(), xytext=(0, dict(signal=9, pattern=-9).get(t.split()[0], 0)), textcoords='offset points', color=c, ha='center', va='center', fontsize=10)
     plane.set(xlim=(-3, 3), ylim=(-3, 3), aspect='equal', xlabel='pixel 1', ylabel='pixel 2'); plane.legend(fontsize=7, loc='upper left'); plane.grid(alpha=.2)
     maps = {'IG': integrated_gradients(net, point, 0), 'PatternAttribution': pattern_attribution(net, point, 0, patterns=patterns), 'PGIG': pattern_guided_ig(net, point, 0, patterns=patterns), 'signal': 1.5*s[None]}
     for k, (n, m) in enumerate(maps.items()): bars.bar([k - .18, k + .18], m[0], .34, color=('C0', 'C1'))
@@ -158,7 +172,7 @@ def explore_patterns(): # A widget
     "Turn the signal and the distractor, and see IG, PatternAttribution and PGIG react"
     return FigureExplorer(pattern_figure, dict(signal=_slider('signal', 0., -90, 90, 5), distractor=_slider('distractor', 45., -90, 90, 5)), 'Directions in the plane, and attributions')
 
-# %% ../nbs/22_explorers.ipynb #f4ed5253
+# %% ../nbs/22_explorers.ipynb #01e5dd9b
 @lru_cache(1)
 def plane_network():
     "A small ReLU network of points in the plane, trained for a moment"
@@ -178,13 +192,22 @@ def plane_picture(net, side=2., n=241):
     grid = torch.cartesian_prod(*[torch.linspace(-side, side, n).double()]*2)
     return colormaps['Pastel1'](net(grid).argmax(1).reshape(n, n).T.flip(0).numpy()/8.)[..., :3]
 
+def name_classes(ax, net, side=2., n=61):
+    "Write the number of each class into its region"
+    grid = torch.cartesian_prod(*[torch.linspace(-.9*side, .9*side, n).double()]*2)
+    label = net(grid).argmax(1)
+    for c in label.unique().tolist():
+        own, other = grid[label == c], grid[label != c]
+        inner = own[torch.cdist(own, other).amin(1).argmax()] if len(other) else own.mean(0)           # deep inside of it
+        ax.text(*inner.tolist(), str(c), color='.35', ha='center', va='center', fontsize=11)
+
 def boundary_figure(x:float, y:float, side=2.): # Of the point; a matplotlib `Figure`
     "The nearest boundary point, and boundary IG"
     net, at = plane_network(), torch.tensor([[x, y]], dtype=torch.float64).clamp(-side, side)
     b = find_boundary(net, at, bounds=(-side, side), searches=[*SEARCHES, Radial(steps=50, random=24, eta=(.7, .01))])
     fig = Figure(figsize=(8.6, 3.9), layout='constrained')
     plane, bars = fig.subplots(1, 2, width_ratios=(1.1, 1))
-    plane.imshow(plane_picture(net, side), extent=(-side, side)*2, interpolation='nearest')
+    plane.imshow(plane_picture(net, side), extent=(-side, side)*2, interpolation='nearest'); name_classes(plane, net, side)
     plane.plot(*at[0], 'o', color='k', label='$x$')
     title = 'no boundary was found within the square'
     if b.found[0]:
@@ -206,7 +229,7 @@ def explore_boundary(): # A widget
     side, picker = 2., PointPicker(plane_picture(plane_network()), (.4, .3), label='Classes in the plane', width=240)
     return FigureExplorer(lambda at: boundary_figure((2*at[0] - 1)*side, (1 - 2*at[1])*side, side), dict(at=picker), 'The nearest boundary point in the plane', extra=[picker])
 
-# %% ../nbs/22_explorers.ipynb #4788615d
+# %% ../nbs/22_explorers.ipynb #e3b078f8
 @lru_cache(1)
 def bias_networks():
     "A random network in the plane, and the same without its biases"
@@ -226,7 +249,7 @@ def contrast_figure(contrast:float, angle:float=165.): # A factor, and degrees; 
     axs = fig.subplots(1, 4)
     for (name, m), plane, bars in zip(bias_networks().items(), axs[::2], axs[1::2]):
         at, whole = contrast*x, m(x).argmax(1)
-        plane.imshow(plane_picture(m), extent=(-2, 2)*2, interpolation='nearest'); plane.plot(*torch.cat([0*x, x]).T, color='.3', lw=1); plane.plot(*at[0], 'o', color='k')
+        plane.imshow(plane_picture(m), extent=(-2, 2)*2, interpolation='nearest'); name_classes(plane, m); plane.plot(*torch.cat([0*x, x]).T, color='.3', lw=1); plane.plot(*at[0], 'o', color='k')
         said = m(at).argmax(1).item()
         plane.set(xticks=(-2, 0, 2), yticks=(-2, 0, 2)); plane.set_title(f'{name}: class {said}' + ('' if said == whole.item() else f', at full contrast {whole.item()}'), fontsize=9)
         for k, a in enumerate((integrated_gradients(m, at, whole, method='exact'), input_x_gradient(m, at, whole))): bars.bar([k - .18, k + .18], a[0], .34, color=('C0', 'C1'))
@@ -238,25 +261,26 @@ def explore_contrast(): # A widget
     bias_networks()                                                             # drawn here: the random state belongs to all threads
     return FigureExplorer(contrast_figure, dict(contrast=_slider('contrast', .6, .02, 1.15, .01), angle=_slider('direction', 165., -180, 180, 5)), 'Two networks in the plane, with and without biases')
 
-# %% ../nbs/22_explorers.ipynb #f232f1a9
+# %% ../nbs/22_explorers.ipynb #be79fe5b
 SIDE_BY_SIDE = {
     'saliency': lambda m, x, t, b: saliency(m, x, t), 'input × gradient': lambda m, x, t, b: input_x_gradient(m, x, t), 'IG': lambda m, x, t, b: integrated_gradients(m, x, t, b),
-    'SmoothGrad': lambda m, x, t, b: smooth_grad(m, x, t), 'guided backprop': lambda m, x, t, b: guided_backprop(m, x, t), 'DeepLIFT': lambda m, x, t, b: deep_lift(m, x, t, b)}
+    'SmoothGrad': lambda m, x, t, b: smooth_grad(m, x, t, generator=0), 'guided backprop': lambda m, x, t, b: guided_backprop(m, x, t), 'DeepLIFT': lambda m, x, t, b: deep_lift(m, x, t, b)}
 
+@in_words
 def explore_methods(
     model,
     images:torch.Tensor, # A few inputs, `(B, C, H, W)`
     methods:dict=None,   # Name to a function of model, inputs, targets and baselines; by default `SIDE_BY_SIDE`
     *, target=None, baselines=None, # As in `integrated_gradients`
     pictures=None,       # What is shown of the images, as for `as_picture`; by default made by `to_image`
-    ):                   # A widget
+    ):                   # A widget; for bad input one that says what is wrong
     "Any methods on any images: a row for each image, a column for each method"
     methods, F = dict(SIDE_BY_SIDE if methods is None else methods), Score(model, images, target)
     pictures, kept = [to_image(x) for x in images] if pictures is None else list(pictures), {}
-    def draw(chosen, share_scale):
+    def draw(chosen, share_scale, colours):
         if not chosen: raise ValueError("choose at least one method")
         for n in chosen:
             if n not in kept: kept[n] = methods[n](model, images, F.target, baselines).detach().cpu()
-        return show_grid(pictures, {n: kept[n] for n in chosen}, share_scale=share_scale, norm='quantile', blur=1., size=1.7)
+        return show_grid(pictures, {n: kept[n] for n in chosen}, share_scale=share_scale, norm='quantile', blur=1., size=1.7, colours=colours)
     first = tuple(list(methods)[:3])
-    return FigureExplorer(draw, dict(chosen=W.SelectMultiple(options=list(methods), value=first, rows=min(8, len(methods)), description='methods'), share_scale=W.Checkbox(value=False, description='one colour scale for all')), 'Attributions by several methods')
+    return FigureExplorer(draw, dict(chosen=W.SelectMultiple(options=list(methods), value=first, rows=min(8, len(methods)), description='methods'), share_scale=W.Checkbox(value=False, description='one colour scale for all'), colours=_palettes()), 'Attributions by several methods')

@@ -39,7 +39,7 @@ def parse_box(
     return patch
 _NAMED = 'top', 'left', 'bottom', 'right', 'row', 'col'
 
-# %% ../nbs/22_picker.ipynb #3d1349e9
+# %% ../nbs/22_picker.ipynb #24debb21
 _PAGE = r"""
 const names = ['n', 's', 'w', 'e', 'nw', 'ne', 'sw', 'se'];
 const clamp = (v, low, high) => Math.max(low, Math.min(high, v));
@@ -85,7 +85,7 @@ function render({ model, el }) {
     const sent = model.get('sent') + 1;
     model.set('sent', sent); model.set('box', box); model.save_changes();
     clearTimeout(waits);
-    waits = setTimeout(() => { if (model.get('got') < model.get('sent')) note.textContent = 'No answer from Python. Is the kernel running? Run the cells again.'; }, 5000);
+    waits = setTimeout(() => { if (model.get('got') < model.get('sent')) note.textContent = 'No answer from Python yet. It may be busy; if it has stopped, run the cells again.'; }, 5000);
   }
   const moved = ([t, l, b, r], [dy, dx]) => { const u = slide(t, b, dy, 0), v = slide(l, r, dx, 1); return [u[0], v[0], u[1], v[1]]; };
   function pulled([t, l, b, r], edge, [y, x]) {
@@ -98,8 +98,10 @@ function render({ model, el }) {
   function down(e) {
     if (e.button || drag) return;                       // one finger draws, others do nothing
     const edge = e.target.dataset.edge, inside = frame.contains(e.target) && !edge;
-    drag = { id: e.pointerId, kind: edge ? 'pull' : inside ? 'move' : 'new', edge, from: [...box], start: at(e), far: false };
-    stage.setPointerCapture(e.pointerId); stage.focus({ preventScroll: true }); e.preventDefault();
+    const all = box.length === 4 && !box[0] && !box[1] && box[2] === size()[0] && box[3] === size()[1];  // a box that is everything is drawn anew
+    stage.setPointerCapture(e.pointerId);
+    drag = { id: e.pointerId, kind: edge ? 'pull' : inside && !all ? 'move' : 'new', edge, from: [...box], start: at(e), far: false };
+    stage.focus({ preventScroll: true }); e.preventDefault();
   }
   function move(e) {
     if (drag?.id !== e.pointerId) return;
@@ -114,15 +116,16 @@ function render({ model, el }) {
     if (drag?.id !== e.pointerId) return;
     const changed = drag.far && String(box) !== String(drag.from);
     drag = null;
-    if (changed) commit();
+    if (changed) commit(); else back();
   }
-  function cancel(e) { if (drag && (e.key || drag.id === e.pointerId)) { box = drag.from; drag = null; draw(); } }
+  function back() { box = [...model.get('box')]; draw(); }
+  function cancel(e) { if (drag && (e.key || drag.id === e.pointerId)) { drag = null; back(); } }
   function key(e) {
     const way = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[e.key], [h, w] = size();
     if (e.key === 'Escape') return cancel(e);
     if (e.key === 'Enter' && box.length !== 4) { const u = span(h/4, 3*h/4, 0), v = span(w/4, 3*w/4, 1); box = [u[0], v[0], u[1], v[1]]; }
-    else if (way && box.length === 4 && !e.ctrlKey && !e.altKey && !e.metaKey) {
-      let [t, l, b, r] = box; const [dy, dx] = way;
+    else if (way && box.length === 4 && !e.altKey && !e.metaKey) {
+      let [t, l, b, r] = box; const [dy, dx] = way.map(v => e.ctrlKey ? 10*v : v);
       if (e.shiftKey) {
         if (dy) [t, b] = upper(place(clamp(index(b, 0) + dy, 0, last(0)), 0), t, 0);
         if (dx) [l, r] = upper(place(clamp(index(r, 1) + dx, 0, last(1)), 1), l, 1);
@@ -140,14 +143,14 @@ function render({ model, el }) {
     if (url) URL.revokeObjectURL(url);
     url = URL.createObjectURL(new Blob([model.get('image')], { type: 'image/png' }));
     img.src = url; img.alt = model.get('label');
-    stage.setAttribute('aria-label', model.get('label') + '. Arrow keys move the box, with Shift they resize it.');
+    stage.setAttribute('aria-label', model.get('label') + '. Enter makes a box. Arrow keys move it, with Shift they resize it, with Control by ten.');
     draw();
   }
   // Python's own changes of the box are shown, unless a finger is on it
   const listen = { 'change:box': () => { if (!drag) { box = [...model.get('box')]; draw(); } }, 'change:image': picture, 'change:size': draw, 'change:width': draw,
                    'change:label': picture, 'change:got': () => { if (model.get('got') >= model.get('sent')) { clearTimeout(waits); note.textContent = ''; } } };
   for (const [name, f] of Object.entries(listen)) model.on(name, f);
-  for (const [name, f] of Object.entries({ pointerdown: down, pointermove: move, pointerup: up, pointercancel: cancel, keydown: key })) stage.addEventListener(name, f);
+  for (const [name, f] of Object.entries({ pointerdown: down, pointermove: move, pointerup: up, pointercancel: cancel, lostpointercapture: cancel, keydown: key })) stage.addEventListener(name, f);
   picture();
   return () => { clearTimeout(waits); URL.revokeObjectURL(url); for (const [name, f] of Object.entries(listen)) model.off(name, f); };
 }
@@ -171,7 +174,7 @@ _STYLE = """
 .xai-picker .little .edge { width: 8px; height: 8px; margin: -7px; } .xai-picker .little .ne, .xai-picker .little .se { margin-left: -1px; } .xai-picker .little .sw, .xai-picker .little .se { margin-top: -1px; } .xai-picker .little .edge::after { inset: -5px; }
 .xai-picker .little .n, .xai-picker .little .s, .xai-picker .little .w, .xai-picker .little .e { display: none; }
 .xai-picker .says { margin-top: 5px; }
-.xai-picker .note { color: #b00020; font-weight: 600; }
+.xai-picker .note { color: var(--jp-error-color1, #b00020); font-weight: 600; }
 """
 
 # %% ../nbs/22_picker.ipynb #d5605a5c
@@ -195,7 +198,7 @@ def html_image(
 
 def picture_traits(picture): return dict(image=png_bytes(picture), size=list(as_picture(picture).shape[:2]))
 
-# %% ../nbs/22_picker.ipynb #bcf664b8
+# %% ../nbs/22_picker.ipynb #ce3ba728
 class PatchPicker(anywidget.AnyWidget):
     "A photo with a box on it, to be drawn, moved and resized by mouse, touch or keyboard"
     _esm, _css = _PAGE, _STYLE
@@ -214,7 +217,7 @@ class PatchPicker(anywidget.AnyWidget):
         patch=None,    # The box to begin with: a `Patch`
         **traits):
         super().__init__(**{**picture_traits(picture), **traits})
-        self.patch = patch
+        if patch is not None: self.patch = patch
         self.observe(lambda change: setattr(self, 'got', change['new']), 'sent')
 
     def show(self, picture):
@@ -222,6 +225,7 @@ class PatchPicker(anywidget.AnyWidget):
         new = picture_traits(picture)
         with self.hold_sync():
             if self.box and (self.box[2] > new['size'][0] or self.box[3] > new['size'][1]): self.box = []
+            if self.size != new['size']: self.row_edges = self.column_edges = []
             self.size, self.image = new['size'], new['image']
 
     @property

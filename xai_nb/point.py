@@ -9,15 +9,16 @@ __all__ = ['PointPicker']
 import anywidget, traitlets
 from .picker import picture_traits
 
-# %% ../nbs/22_point.ipynb #68f7e96f
+# %% ../nbs/22_point.ipynb #c5419a89
 _PAGE = r"""
 function render({ model, el }) {
   const stage = document.createElement('div'), img = document.createElement('img'), dot = document.createElement('div');
   stage.className = 'xai-point'; dot.className = 'dot'; img.draggable = false; stage.tabIndex = 0;
-  stage.setAttribute('role', 'application'); stage.append(img, dot); el.append(stage);
+  const says = document.createElement('div'); says.setAttribute('role', 'status');
+  stage.setAttribute('role', 'application'); stage.append(img, dot); el.append(stage, says);
   const share = (v) => Math.max(0, Math.min(1, v));
   let held = null, last = 0, later = null;
-  const place = () => { const [x, y] = model.get('value'); dot.style.left = 100*x + '%'; dot.style.top = 100*y + '%'; };
+  const place = () => { const [x, y] = model.get('value'); dot.style.left = 100*x + '%'; dot.style.top = 100*y + '%'; says.textContent = `${Math.round(100*x)} % from the left, ${Math.round(100*y)} % from the top`; };
   const send = () => { clearTimeout(later); last = Date.now(); model.save_changes(); };
   function put(x, y) {
     model.set('value', [share(x), share(y)]); place();
