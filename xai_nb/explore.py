@@ -25,7 +25,7 @@ from .show import palette
 from .traffic_light import curve_figure
 from .worker import Beacon, Worker
 
-# %% ../nbs/22_explore.ipynb #89ab6df2
+# %% ../nbs/22_explore.ipynb #875883bd
 def channel_html(shown):
     "`top_channels` in a row, and what their colours mean"
     from matplotlib import colormaps
@@ -33,7 +33,7 @@ def channel_html(shown):
     one = lambda name, share, m: f'<figure style="width:100px"><figcaption>{name}<br>{share:+.1f} %</figcaption>{html_image(colours((m + 1)/2)[..., :3], f"Where {name} has its IPNA", 100)}</figure>'
     ramp = ', '.join(f'rgb({",".join(str(round(255*v)) for v in colours(k/8)[:3])})' for k in range(9))
     key = f'against <span style="display:inline-block;width:200px;height:.7em;background:linear-gradient(to right, {ramp})"></span> for the score'
-    return f'<div>what carries the box, in {len(shown)} channels: {key}</div><div class="xai-row">{"".join(one(*s) for s in shown)}</div>'
+    return f'<div>{len(shown)} channels with most IPNA of the box, in shares of all of it: {key}</div><div class="xai-row">{"".join(one(*s) for s in shown)}</div>'
 
 _RED = 'color:var(--jp-error-color1, #b00020);font-weight:600'
 def error_page(e):
