@@ -1,5 +1,5 @@
 """Every check of the project, one after another, from the root of a copy of the checkout; run by .ci/run."""
-import json, os, re, subprocess, sys, tempfile, time
+import json, os, re, signal, socket, subprocess, sys, tempfile, time, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,10 +47,27 @@ def command_line():
         made = {p.name for p in Path(d).glob('xai_ipna/*')}
         if missing := {'figure.png', 'curve.png', 'result.json', 'scores.safetensors'} - made: raise RuntimeError(f'not written: {missing}')
 
+def page():
+    "The explorer in the browser, with nothing else at hand: what the page shows comes"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    with tempfile.TemporaryDirectory() as d, subprocess.Popen(['xai_explore', '--no-browser', f'--port={port}'], cwd=d, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as server:
+        try:
+            for _ in range(120):
+                time.sleep(.5)
+                try: text = urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=120).read().decode(); break
+                except urllib.error.HTTPError as e: raise RuntimeError(f'{e}: {e.read().decode()[-2000:]}')
+                except OSError: text = ''
+            if 'IpnaExplorer' not in text: raise RuntimeError(f'no explorer on the page: {text[-2000:]}')
+        finally: os.killpg(server.pid, signal.SIGTERM)
+
+check('xai_ipna', command_line)
+check('xai_explore', page)
+check('what the tests need', lambda: sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-e', '.[dev]'))
 check('export in sync', lambda: unchanged('xai_nb/*.py', 'nbdev-export'))
 check('notebooks clean', lambda: unchanged('nbs/*.ipynb', 'nbdev-clean'))
 check('README in sync', lambda: sh(sys.executable, '.ci/readme.py', '--check'))
-check('xai_ipna', command_line)
 for nb in notebooks: check(f'{nb.name} executed', lambda: executed(nb))
 env = os.environ | dict(OMP_NUM_THREADS='1')                                    # one core each, several at a time
 with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
