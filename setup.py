@@ -2,7 +2,7 @@
 import re
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 ini = ConfigParser(delimiters=['='], interpolation=None)
@@ -21,6 +21,6 @@ setup(
     install_requires = cfg['requirements'].split(),
     extras_require = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points = {'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
-    packages = [lib],
-    package_data = {lib: ['*.safetensors']},
+    packages = find_packages(include=[lib, f'{lib}.*']),
+    package_data = {lib: ['py.typed', 'io/*.safetensors']},
 )

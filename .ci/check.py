@@ -1,11 +1,19 @@
 """Every check of the project, one after another, from the root of a copy of the checkout; run by .ci/run."""
-import json, os, re, signal, socket, subprocess, sys, tempfile, time, urllib.request
+import ast, json, os, re, signal, socket, subprocess, sys, tempfile, time, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-notebooks = sorted((root/'nbs').glob('*.ipynb'))
+notebooks = sorted(p for p in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 results = []
+
+# The import rule: each part, and the parts that it may import. A notebook's own tests may import anything.
+LOWER = ['core', 'io', 'paths', 'rules', 'inside', 'boundary', 'bias_free']
+MAY = dict(
+    core=[], io=['core'], paths=['core', 'io'], rules=['core', 'io', 'paths'], inside=['core', 'io', 'paths'],
+    boundary=['core', 'paths', 'rules'], bias_free=['core', 'io', 'paths'], evaluate=LOWER,
+    commands=LOWER + ['evaluate'], explorers=LOWER + ['evaluate', 'commands'],
+    all=LOWER + ['evaluate', 'commands', 'explorers'], bench=LOWER + ['evaluate', 'commands', 'explorers', 'all'])
 
 def check(name, f):
     "Run one check; whatever it raises is a failure"
@@ -19,18 +27,55 @@ def check(name, f):
 
 def sh(*cmd, **kw):
     r = subprocess.run(cmd, capture_output=True, text=True, cwd=kw.pop('cwd', root), stdin=subprocess.DEVNULL, **kw)
-    if r.returncode: raise RuntimeError(f"{' '.join(map(str, cmd))}: exit code {r.returncode}\n{(r.stdout + r.stderr)[-6000:]}")
+    if r.returncode:
+        raise RuntimeError(f"{' '.join(map(str, cmd))}: exit code {r.returncode}\n{(r.stdout + r.stderr)[-6000:]}")
     return r.stdout
 
-def files(pattern): return {p: p.read_bytes() for p in sorted(root.glob(pattern))}
-
-def unchanged(pattern, *cmd):
+def unchanged(folder, pattern, *cmd):
     "The command leaves the files as they are committed"
-    before = files(pattern)
+    files = lambda: {p: p.read_bytes() for p in sorted((root/folder).rglob(pattern)) if p.is_file()}
+    before = files()
     sh(*cmd)
-    after = files(pattern)
-    changed = [p.relative_to(root).as_posix() for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)]
-    if changed: raise RuntimeError(f"{' '.join(cmd)} changes {', '.join(changed)}")
+    after = files()
+    changed = [p for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)]
+    if changed: raise RuntimeError(f"{' '.join(cmd)} changes {', '.join(p.relative_to(root).as_posix() for p in changed)}")
+
+def imports_of(path):
+    "The modules of this package that a module imports, as parts of their names"
+    here = path.relative_to(root/'xai_nb').with_suffix('').parts
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield here[:len(here) - node.level] + tuple((node.module or '').split('.'))
+        names = [node.module or ''] if isinstance(node, ast.ImportFrom) else []
+        names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        yield from (tuple(n.split('.')[1:]) for n in names if n.split('.')[0] == 'xai_nb')
+
+def import_rule():
+    "No part imports what it may not"
+    wrong = []
+    for path in sorted((root/'xai_nb').rglob('*.py')):
+        part = path.relative_to(root/'xai_nb').with_suffix('').parts[0]
+        if part.startswith('_'): continue
+        if part not in MAY: raise RuntimeError(f'the part {part} is not in the import rule')
+        reached = {m[0] for m in imports_of(path) if m and m[0]} - {part}
+        wrong += [f'{path.relative_to(root).as_posix()}: {part} may not import {p}' for p in sorted(reached - {*MAY[part]})]
+    if wrong: raise RuntimeError('\n'.join(wrong))
+
+def short_lines():
+    "No line of an exported cell over 120 characters"
+    long = []
+    for nb in notebooks:
+        for c in json.loads(nb.read_text(encoding='utf-8'))['cells']:
+            source = ''.join(c['source'])
+            if c['cell_type'] != 'code' or not re.search(r'^#\| *export', source, re.M): continue
+            long += [f"{nb.relative_to(root).as_posix()}, {len(l)} characters: {l.strip()[:60]} …" for l in source.splitlines() if len(l) > 120]
+    if long: raise RuntimeError('\n'.join([*long, f'{len(long)} lines over 120 characters']))
+
+def in_sidebar():
+    "Every notebook stands in the sidebar, and every name of the sidebar is a notebook"
+    named = re.findall(r'[\w/]+\.ipynb', (root/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))
+    there = [p.relative_to(root/'nbs').as_posix() for p in notebooks]
+    if odd := {*named} ^ {*there}: raise RuntimeError(f"in the sidebar or in nbs, but not in both: {', '.join(sorted(odd))}")
 
 def executed(nb):
     "A notebook is committed with the outputs of its cells, none of them an error, and names no machine"
@@ -45,34 +90,60 @@ def command_line():
     with tempfile.TemporaryDirectory() as d:
         sh('xai_ipna', cwd=d)
         made = {p.name for p in Path(d).glob('xai_ipna/*')}
-        if missing := {'figure.png', 'curve.png', 'result.json', 'scores.safetensors'} - made: raise RuntimeError(f'not written: {missing}')
+        if missing := {'figure.png', 'curve.png', 'result.json', 'scores.safetensors'} - made:
+            raise RuntimeError(f'not written: {missing}')
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def page_text(port):
+    "What the page says as soon as there is one"
+    for _ in range(120):
+        time.sleep(.5)
+        try: return urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=120).read().decode()
+        except urllib.error.HTTPError as e: raise RuntimeError(f'{e}: {e.read().decode()[-2000:]}')
+        except OSError: pass
+    return ''
 
 def page():
     "The explorer in the browser, with nothing else at hand: what the page shows comes"
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    with tempfile.TemporaryDirectory() as d, subprocess.Popen(['xai_explore', '--no-browser', f'--port={port}'], cwd=d, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as server:
-        try:
-            for _ in range(120):
-                time.sleep(.5)
-                try: text = urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=120).read().decode(); break
-                except urllib.error.HTTPError as e: raise RuntimeError(f'{e}: {e.read().decode()[-2000:]}')
-                except OSError: text = ''
-            if 'IpnaExplorer' not in text: raise RuntimeError(f'no explorer on the page: {text[-2000:]}')
-        finally: os.killpg(server.pid, signal.SIGTERM)
+    port, quiet = free_port(), dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as d:
+        command = ['xai_explore', '--no-browser', f'--port={port}']
+        with subprocess.Popen(command, cwd=d, start_new_session=True, **quiet) as server:
+            try:
+                if 'IpnaExplorer' not in (text := page_text(port)): raise RuntimeError(f'no explorer on the page: {text[-2000:]}')
+            finally: os.killpg(server.pid, signal.SIGTERM)
 
-check('xai_ipna', command_line)
-check('xai_explore', page)
-check('what the tests need', lambda: sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-e', '.[dev]'))
-check('export in sync', lambda: unchanged('xai_nb/*.py', 'nbdev-export'))
-check('notebooks clean', lambda: unchanged('nbs/*.ipynb', 'nbdev-clean'))
-check('README in sync', lambda: sh(sys.executable, '.ci/readme.py', '--check'))
-for nb in notebooks: check(f'{nb.name} executed', lambda: executed(nb))
-env = os.environ | dict(OMP_NUM_THREADS='1')                                    # one core each, several at a time
-with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-    for nb in notebooks:
-        flags = os.environ.get('XAI_NB_FLAGS', '') + ' browser'*('browser' in nb.name)
-        pool.submit(check, nb.name, lambda nb=nb, flags=flags: sh('nbdev-test', str(nb.relative_to(root)), '--flags', flags.strip(), env=env))
-print(f'{sum(results)} passed, {len(results) - sum(results)} failed')
-sys.exit(not all(results))
+def run_notebooks():
+    "Each notebook in a process of its own, one core each, several at a time, the longest first"
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    longest = ['integral', 'axioms', 'steps', 'browser', 'patterns', 'traffic_light', 'atlas', 'scorecard']
+    rank = lambda nb: next((i for i, n in enumerate(longest) if n in nb.name), len(longest))
+    flags = lambda nb: ' '.join([os.environ.get('XAI_NB_FLAGS', ''), 'browser'*('browser' in nb.name)]).strip()
+    name = lambda nb: nb.relative_to(root).as_posix()
+    with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+        for nb in sorted(notebooks, key=rank):
+            pool.submit(check, name(nb), lambda nb=nb: sh('nbdev-test', name(nb), '--flags', flags(nb), env=env))
+
+def main():
+    python = sys.executable
+    check('xai_ipna', command_line)
+    check('xai_explore', page)
+    need = lambda: sh(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-e', '.[dev]')
+    check('what the tests need', need)
+    check('export in sync', lambda: unchanged('xai_nb', '*.py', 'nbdev-export'))
+    check('notebooks clean', lambda: unchanged('nbs', '*.ipynb', 'nbdev-clean'))
+    check('README in sync', lambda: sh(python, '.ci/readme.py', '--check'))
+    check('every notebook in the sidebar', in_sidebar)
+    check('import rule', import_rule)
+    check('lines of at most 120 characters', short_lines)
+    check('ruff', lambda: sh('ruff', 'check', 'xai_nb'))
+    for nb in notebooks: check(f'{nb.relative_to(root).as_posix()} executed', lambda: executed(nb))
+    run_notebooks()
+    print(f'{sum(results)} passed, {len(results) - sum(results)} failed')
+    sys.exit(not all(results))
+
+if __name__ == '__main__': main()
