@@ -10,6 +10,9 @@ ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 lib = cfg['lib_name']
 
+extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')}
+extras['dev'] = sorted({r for v in extras.values() for r in v})
+
 setup(
     version = re.search(r"__version__ = ['\"](.+?)['\"]", (here/lib/'__init__.py').read_text(encoding='utf-8')).group(1),
     description = cfg['description'],
@@ -19,7 +22,7 @@ setup(
     keywords = cfg['keywords'].split(),
     python_requires = '>=' + cfg['min_python'],
     install_requires = cfg['requirements'].split(),
-    extras_require = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
+    extras_require = extras,
     entry_points = {'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
     packages = find_packages(include=[lib, f'{lib}.*']),
     package_data = {lib: ['py.typed', 'io/*.safetensors']},

@@ -72,9 +72,9 @@ def short_lines():
     if long: raise RuntimeError('\n'.join([*long, f'{len(long)} lines over 120 characters']))
 
 def in_sidebar():
-    "Every notebook stands in the sidebar, and every name of the sidebar is a notebook"
+    "Every chapter stands in the sidebar, and every name of the sidebar is a chapter; a template begins with `_`"
     named = re.findall(r'[\w/]+\.ipynb', (root/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))
-    there = [p.relative_to(root/'nbs').as_posix() for p in notebooks]
+    there = [p.relative_to(root/'nbs').as_posix() for p in notebooks if p.name[0] != '_']
     if odd := {*named} ^ {*there}: raise RuntimeError(f"in the sidebar or in nbs, but not in both: {', '.join(sorted(odd))}")
 
 def executed(nb):
@@ -92,6 +92,16 @@ def command_line():
         made = {p.name for p in Path(d).glob('xai_ipna/*')}
         if missing := {'figure.png', 'curve.png', 'result.json', 'scores.safetensors'} - made:
             raise RuntimeError(f'not written: {missing}')
+
+def named_extra():
+    "A command whose extra is missing says what to install"
+    r = subprocess.run(['xai_explore', '--no-browser'], capture_output=True, text=True, cwd=tempfile.gettempdir())
+    said = r.stderr.strip()
+    if r.returncode != 2 or "pip install 'xai_nb[explore]'" not in said or '\n' in said:
+        raise RuntimeError(f'exit code {r.returncode}: {said[-2000:]}')
+
+def install(what):
+    sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-e', what)
 
 def free_port():
     with socket.socket() as s:
@@ -125,18 +135,18 @@ def run_notebooks():
     flags = lambda nb: ' '.join([os.environ.get('XAI_NB_FLAGS', ''), 'browser'*('browser' in nb.name)]).strip()
     name = lambda nb: nb.relative_to(root).as_posix()
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-        for nb in sorted(notebooks, key=rank):
+        for nb in sorted((nb for nb in notebooks if nb.name[0] != '_'), key=rank):      # a template is run by its chapter
             pool.submit(check, name(nb), lambda nb=nb: sh('nbdev-test', name(nb), '--flags', flags(nb), env=env))
 
 def main():
-    python = sys.executable
     check('xai_ipna', command_line)
+    check('xai_explore without its extra', named_extra)
+    check("pip install '.[explore]'", lambda: install('.[explore]'))
     check('xai_explore', page)
-    need = lambda: sh(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-e', '.[dev]')
-    check('what the tests need', need)
+    check("pip install '.[dev]'", lambda: install('.[dev]'))
     check('export in sync', lambda: unchanged('xai_nb', '*.py', 'nbdev-export'))
     check('notebooks clean', lambda: unchanged('nbs', '*.ipynb', 'nbdev-clean'))
-    check('README in sync', lambda: sh(python, '.ci/readme.py', '--check'))
+    check('README in sync', lambda: sh(sys.executable, '.ci/readme.py', '--check'))
     check('every notebook in the sidebar', in_sidebar)
     check('import rule', import_rule)
     check('lines of at most 120 characters', short_lines)

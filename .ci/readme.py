@@ -2,7 +2,7 @@
 
 Markdown cells are taken as they are, code cells with their stored outputs; pictures become files in nbs/images.
 A cell that starts with `#| hide` is left out, one that starts with `#| echo: false` shows its output only."""
-import base64, json, re, sys
+import base64, json, posixpath, re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -18,6 +18,10 @@ def output(o, files):
     text = ''.join(o.get('text', '')) if o['output_type'] == 'stream' and o.get('name') == 'stdout' else data.get('text/plain', '')
     return '\n'.join('    ' + l for l in text.rstrip().splitlines())
 
+def from_root(text):
+    "Links that are relative to nbs/, as seen from the README; addresses of the web and places in the page stay"
+    return re.sub(r'\]\((?!\w+:|#)([^)\s]+)', lambda m: f"]({posixpath.normpath(f'nbs/{m[1]}')}", text)
+
 def readme():
     "The text of the README and its pictures, by file name"
     parts, files = [], {}
@@ -25,7 +29,7 @@ def readme():
         source = ''.join(cell['source'])
         directives = re.match(r'(?:#\|.*\n?)*', source).group()
         if re.search(r'#\|\s*hide\s*$', directives, re.M): continue
-        if cell['cell_type'] == 'markdown': parts.append(re.sub(r'\]\((\d\d_\w+\.ipynb|images/)', r'](nbs/\1', source))
+        if cell['cell_type'] == 'markdown': parts.append(from_root(source))
         else:
             code = source[len(directives):].strip()
             if code and not re.search(r'#\|\s*echo:\s*false', directives): parts.append(f'```python\n{code}\n```')
