@@ -14,12 +14,13 @@ from functools import wraps
 from math import prod
 from threading import Lock, RLock
 from torch import nn
-from xai_nb.core.words import (
-    BatchSize, Inputs, Model, Output, Target, as_inputs, as_target, check_finite, whole_number
-)
+from .words import BatchSize, Inputs, Model, Output, Target, as_inputs, as_target, check_finite
+from .words import whole_number
 
 # %% ../../nbs/core/01_score.ipynb #4eb55410
-def own_grad_mode(f):
+def own_grad_mode(
+    f, # A function
+    ): # The function, with the same signature
     "Run `f` with gradients enabled, also inside `torch.no_grad()` and `torch.inference_mode()`"
     @wraps(f)
     def _f(*args, **kwargs):
@@ -30,7 +31,7 @@ def own_grad_mode(f):
 _rows, _head = ContextVar('rows', default=None), ContextVar('head', default=False)
 
 def image_rows():
-    "While a `Score` runs: `(rows, B)`, the index `(n,)` of the image behind each row and the number of images; else `None`"
+    "While a `Score` runs: the index of the image behind each row, `(n,)`, and the number of images; else `None`"
     return _rows.get()
 
 def in_head():
