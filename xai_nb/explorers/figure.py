@@ -7,8 +7,7 @@ __all__ = ['FigureExplorer', 'slider', 'color_choice']
 
 # %% ../../nbs/explorers/07_figure.ipynb #5617b961
 import ipywidgets as W
-from .box import html_image
-from .open import error_page
+from .box import error_page, html_image
 from .worker import Beacon, Worker
 
 # %% ../../nbs/explorers/07_figure.ipynb #8e3a29c6

@@ -19,8 +19,7 @@ from ..inside.prune import n_units
 from ..evaluate.traffic_light import curve_figure
 from .answers import CHANNEL_COLORS, COARSE, CURVE, FINE, RANKINGS, Answer, Choice, Subject, answers
 from .answers import maps, save_answer, table, top_channels
-from .box import PatchPicker, html_image
-from .open import ERROR_STYLE, error_page
+from .box import ERROR_STYLE, PatchPicker, error_page, html_image
 from .worker import Beacon, Worker
 
 # %% ../../nbs/explorers/05_ipna.ipynb #875883bd
