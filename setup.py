@@ -1,4 +1,4 @@
-"Everything about the package stands in settings.ini, except its version, which is in xai_nb/__init__.py."
+"What is said of the package stands in settings.ini, its version in xai_nb/__init__.py."
 import re
 from configparser import ConfigParser
 from pathlib import Path
