@@ -52,6 +52,7 @@ def step_back(
     "The points `z`, moved back to the boundary where they are across"
     def margins(v, rows): return margin(model(v), c[rows])
     i = reach(model, x, c, z).isfinite().nonzero().flatten()
+    if not len(i): return z.clone()
     near, far = x[i], z[i]
     tau = tol*model(near).topk(2, 1).values.abs().amax(1)
     out = z.clone()

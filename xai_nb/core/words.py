@@ -27,7 +27,7 @@ Layer     = Annotated[Any, "a module of the model or its name"]
 Call      = Annotated[int, "which call of a layer that is used several times"]
 Region    = Annotated[Any, "Patch, a list of B of them, or a boolean mask"]
 Steps     = Annotated[int, "points on the path of each image"]
-Method    = Annotated[str | None, "how the points are placed: a quadrature, or 'exact'"]
+Method    = Annotated[str | None, "how points are placed: a quadrature, 'placed' or 'exact'"]
 Tolerance = Annotated[float | None, "not n_steps: a gap below this share of F(x) − F(x′)"]
 MaxSteps  = Annotated[int | None, "most points (tol) or pieces ('exact') of an image"]
 BatchSize = Annotated[int | None, "rows through the model at once; None: what fits"]
@@ -77,7 +77,7 @@ def check_finite(
     t:Tensor, # `(B, …)`
     name:str, # What it is, for the error
     ):
-    "`ValueError` that names the images for which `t` has a NaN or an infinity"
+    "`ValueError` that names the images, the first five of them, for which `t` has a NaN or an infinity"
     bad = (~t.detach().isfinite()).reshape(len(t), -1).any(1)
     if not bad.any(): return
     which = ', '.join(map(str, bad.nonzero().flatten().tolist()[:5]))

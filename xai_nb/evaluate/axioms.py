@@ -13,10 +13,8 @@ from typing import Annotated, NamedTuple
 from torch import Tensor
 from ..core.words import Progress, progress_bar
 from ..core.score import own_grad_mode
-from xai_nb.evaluate.cases import (
-    Extreme, Polynomial, any_case, as_text, draw_cases, last_unused, never_falls, of_the_sum, one_moves,
-    other_units, simple_case, twins, two_and_a_sum, written_twice
-)
+from .cases import Extreme, Polynomial, any_case, as_text, draw_cases, last_unused, never_falls
+from .cases import of_the_sum, one_moves, other_units, simple_case, twins, two_and_a_sum, written_twice
 _all_ = ['Extreme', 'Polynomial'] # kinds of models, for `only_for`
 
 # %% ../../nbs/evaluate/01_axioms.ipynb #362eb358

@@ -11,12 +11,10 @@ import torch
 from fastcore.meta import delegates
 from typing import NamedTuple
 from torch import Tensor
-from xai_nb.core.words import (
-    Baselines, BatchSize, Call, Colors, Images, Layer, Method, Model, Output, Percent, Picture, Progress, Region,
-    Steps, Target, as_mask
-)
+from ..core.words import Baselines, BatchSize, Call, Colors, Images, Layer, Method, Model, Output, Percent
+from ..core.words import Picture, Progress, Region, Steps, Target, as_mask
 from ..core.score import Score, own_grad_mode
-from ..io.show import as_picture, attribution_scale, color_key, draw_box, overlay
+from ..io.show import new_figure, as_picture, attribution_scale, color_key, draw_box, overlay
 from ..paths.ig import integrated_gradients
 from ..inside.layers import conductance
 from ..inside.ipna import ipna
@@ -129,9 +127,8 @@ def traffic_light_figure(
     colors:Colors='green-red',
     **kwargs):    # A matplotlib `Figure`
     "Two rows of three: photo, IG, IG after pruning by conductance; the same with the box, and IG after pruning by IPNA"
-    from matplotlib.figure import Figure # not pyplot's: it may be drawn in any thread
     shown = traffic_light_pictures(picture, e, patch, colors=colors, **kwargs)
-    fig = Figure(figsize=(9, 7.3), layout='compressed')
+    fig = new_figure(9, 7.3, 'compressed')
     axs = fig.subplots(2, 3)
     names = 'photo', 'before_overlay', 'conductance_overlay', 'photo_box', 'before_overlay_box', 'ipna_overlay_box'
     titles = 'image', 'IG', 'IG, pruned by conductance', 'image with the patch', 'IG', 'IG, pruned by IPNA of the patch'
@@ -155,10 +152,9 @@ def traffic_light_row(
     size:float=4.2, # Width of a picture, in inches
     **kwargs):    # A matplotlib `Figure`
     "The figure in three pictures, larger: the image, IG after pruning by conductance, IG after pruning by IPNA"
-    from matplotlib.figure import Figure
     shown = traffic_light_pictures(picture, e, patch, colors=colors, **kwargs)
     tall = size*shown['photo'].shape[0]/shown['photo'].shape[1]
-    fig = Figure(figsize=(3*size, tall + .3*size), layout='compressed')
+    fig = new_figure(3*size, tall + .3*size, 'compressed')
     axs = fig.subplots(1, 3)
     rows = [('photo_box', 'image', e.before), ('conductance_overlay_box', 'pruned by conductance', e.conductance),
             ('ipna_overlay_box', 'pruned by IPNA', e.ipna)]
@@ -178,8 +174,7 @@ def curve_figure(
     image:int=0,                  # Which image of the batch
     ):                            # A matplotlib `Figure`
     "The score and IG inside and outside of the patch, against the share of units pruned, one line for each ranking"
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(9.4, 2.9), layout='constrained')
+    fig = new_figure(9.4, 2.9)
     axs = fig.subplots(1, 3)
     for k, (name, c) in enumerate(curves.items()):
         look = dict(color=f'C{k}', marker='os^'[k % 3], ms=6.5 - 1.5*min(k, 3), lw=3.4 - min(k, 2), label=name)
@@ -199,10 +194,10 @@ def curve_figure(
 
 # %% ../../nbs/evaluate/03_traffic_light.ipynb #0379778c
 def share_of_effects(
-    e:Experiment,
-    patch, # The patch whose units were pruned: a `Patch`, a list of `B` of them, or a boolean mask
-    other, # The other light: the same
-    )->dict: # Name to boolean `(B,)`
+    e:Experiment, # What `traffic_light` returned
+    patch,        # Whose units were pruned: a `Patch`, a list of `B` of them, or a boolean mask
+    other,        # The other light, in the same ways
+    )->dict:      # Name to boolean `(B,)`
     "The four things that the figure shows, for each image"
     inside = as_mask(patch, e.before.ig)
     def positive(s): return (s.ig.sum(1, keepdim=True).clamp(min=0)*inside).flatten(1).sum(1)

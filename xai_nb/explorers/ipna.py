@@ -24,6 +24,7 @@ from .worker import Beacon, Worker
 
 # %% ../../nbs/explorers/05_ipna.ipynb #875883bd
 _WIDE = 320 # of a picture on the page, in CSS pixels, where there is room
+_CONTROL = dict(width='310px')
 _STYLE = """<style>
 .xai-out { transition: opacity .15s }
 .xai-stale { opacity: .35 }
@@ -111,28 +112,27 @@ class IpnaExplorer(W.VBox):
         self.ask()
 
     def _make_controls(self, choice, colors):
-        subject, wide = self.subject, dict(width='310px')
+        subject = self.subject
         label = f'The image, as the network sees it: {subject.name(subject.target.item())}'
         shares = [(f'{p:g} %', p) for p in sorted({*_SHARES, choice.percent})]
         outputs = [('probability', 'prob'), ('logit', 'logit')]
         kinds = _COLORS if colors in _COLORS.values() else _COLORS | {'as given': colors}
         self.picker = PatchPicker(subject.picture, choice.patch, label=label, width=_WIDE)
-        self.layer = W.Dropdown(options=subject.layers, value=choice.layer, description='layer', layout=wide)
-        self.ranking = W.Dropdown(options=RANKINGS, value=choice.ranking, description='rank by', layout=wide)
+        self.layer = W.Dropdown(options=subject.layers, value=choice.layer, description='layer', layout=_CONTROL)
+        self.ranking = W.Dropdown(options=RANKINGS, value=choice.ranking, description='rank by', layout=_CONTROL)
         self.percent = W.SelectionSlider(options=shares, value=choice.percent, description='pruned',
-                                         continuous_update=False, layout=wide)
+                                         continuous_update=False, layout=_CONTROL)
         self.output = W.ToggleButtons(options=outputs, value=choice.output, description='explain',
                                       style=dict(button_width='90px'))
         self.words = W.Text(placeholder='rows 45 to 90, columns 100 to 130', description='box',
-                            continuous_update=False, layout=wide)
+                            continuous_update=False, layout=_CONTROL)
         self.snap = W.Checkbox(value=False, description='keep the box on tiles',
-                               layout=wide | dict(display=None if self.tiles else 'none'))
-        self.colors = W.Dropdown(options=list(kinds.items()), value=colors, description='colours', layout=wide)
+                               layout=_CONTROL | dict(display=None if self.tiles else 'none'))
+        self.colors = W.Dropdown(options=list(kinds.items()), value=colors, description='colours', layout=_CONTROL)
         self.save = W.Button(description='Save the figure', icon='download')
 
     def _make_outputs(self):
-        wide = dict(width='310px')
-        self.trouble, self.status = W.HTML(layout=wide), W.HTML(layout=wide)
+        self.trouble, self.status = W.HTML(layout=_CONTROL), W.HTML(layout=_CONTROL)
         self.bar = W.FloatProgress(value=0, max=1, layout=dict(width='300px', height='20px'))
         self.before, self.after = W.HTML(layout=_ROOM), W.HTML(layout=_ROOM)
         self.table, self.key, self.channels, self.curve = W.HTML(), W.HTML(), W.HTML(), W.HTML()
@@ -326,7 +326,7 @@ def ipna_explorer(
     q = question
     subject = Subject(q.model, q.inputs, q.target, q.baselines, q.picture, q.names)
     layer = q.layer or (subject.layers or [None])[len(subject.layers)//2]
-    call_index(q.score(), find_layer(q.model, layer))
+    call_index(q.score(), find_layer(q.model, layer))                       # is it reached?
     if layer not in subject.layers: subject.layers.append(layer)
     choice = Choice(q.patch or _middle(*q.inputs.shape[2:]), layer, ranking, percent, output)
     _check_choice(choice)

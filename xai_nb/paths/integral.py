@@ -240,11 +240,11 @@ class _Panels:
 
     def unfinished(self, max_steps):
         "The panels to refine next, a mask"
-        wide = self.gap > self.need[:, None]/self.n.shape[1]                   # they spend more than their share
+        greedy = self.gap > self.need[:, None]/self.n.shape[1]                 # they spend more than their share
         over = self.gap.sum(1) > self.need
-        todo = wide & over[:, None] | (self.n == 1)                            # each is refined once
-        worst = (self.gap*todo).argsort(1, descending=True)                    # as many as the limit has room for
-        room = max_steps - self.n.sum(1)
+        todo = greedy & over[:, None] | (self.n == 1)                          # each is refined once
+        worst = (self.gap*todo).argsort(1, descending=True)
+        room = max_steps - self.n.sum(1)                                       # the worst come first, while there is room
         fits = (2*self.n*todo).gather(1, worst).cumsum(1) <= room[:, None]
         return todo & torch.zeros_like(todo).scatter(1, worst, fits)
 
@@ -262,7 +262,8 @@ def _weight_dtype(F): return path_rule(1, dtype=F.inputs.dtype)[1].dtype       #
 
 def _within(tol, step, F, baselines, method, progress, finish, max_steps):
     "The integral to a tolerance, a few images at a time: each of them has as many maps as panels"
-    method, most = method or _default_method(F), 2048 if max_steps is None else max_steps
+    method = method or _default_method(F)
+    most = 2048 if max_steps is None else max_steps
     if method not in ('midpoint', 'placed'):
         raise ValueError(f"tol= needs method='midpoint' or 'placed', not {method!r}")
     if not 0 < tol < math.inf: raise ValueError(f"tol must be a positive number, not {tol!r}")
@@ -322,7 +323,7 @@ def _misses_ends(F, baselines, nodes, rows, left, right, q):
 
 # %% ../../nbs/paths/03_integral.ipynb #8aa1a52e
 def _settle(step, F, baselines, finish, pieces, bar):
-    "The integral over smooth pieces, and points: doubled Gauss-Legendre points, and then halved intervals"
+    "The integral over smooth pieces, and how many points it took: they are doubled, then the intervals are halved"
     rows, left, right = pieces[:3]
     total, steps = None, torch.zeros_like(F.rows)
     steepest = torch.zeros(len(F.rows), dtype=left.dtype, device=rows.device)  # the largest integrand so far
@@ -344,9 +345,9 @@ def _settle(step, F, baselines, finish, pieces, bar):
             total.index_add_(0, own[good], fine[good])
             steps += torch.bincount(own, minlength=len(F.rows))*3*q
             settled.append(good)
-        open = ~torch.cat(settled)
-        bar.update((~open).sum().item())
-        rows, left, right, q = rows[open], left[open], right[open], min(2*q, 16)
+        again = ~torch.cat(settled)
+        bar.update((~again).sum().item())
+        rows, left, right, q = rows[again], left[again], right[again], min(2*q, 16)
         if level < 3: continue
         middle = (left + right)/2
         rows, left, right = rows.repeat(2), torch.cat([left, middle]), torch.cat([middle, right])
@@ -406,7 +407,8 @@ def path_nodes(
     "The points of a rule, or placed where the score changes; `ValueError` for an unknown rule"
     method = method or _default_method(F)
     if method != 'placed': return even_nodes(F, n_steps, method)
-    dtype, device = even_nodes(F, n_steps).alphas.dtype, F.inputs.device       # checks n_steps, before the probes
+    path_rule(n_steps)                                                         # checks n_steps, before the probes
+    dtype, device = _weight_dtype(F), F.inputs.device
     alphas, weights = placed_rule(probe(F, baselines), n_steps, F.output == 'prob')
     weights = torch.stack([_sum_to_one(w.numpy(), dtype) for w in weights])
     return Nodes(F.rows.repeat_interleave(n_steps), alphas.flatten().to(device, dtype), weights.flatten().to(device))
