@@ -77,7 +77,7 @@ def boundary_saliency(
     boundary:Found=None, output:Output='logit', internal_batch_size:BatchSize=None, progress:Progress=False,
     **kwargs,
     )->torch.Tensor: # Shaped like `inputs`, in units of the score per unit of the input
-    "The size of the gradient at the nearest boundary point, BSM (Wang et al. 2021, section 4); `ValueError` for bad input"
+    "The gradient's size at the nearest boundary point, BSM (Wang et al. 2021, section 4); `ValueError` for bad input"
     x, b, p = _at_boundary(model, inputs, target, bounds, boundary, output, progress, internal_batch_size)
     options = dict(output=output, internal_batch_size=internal_batch_size, **kwargs)
     return _blank(saliency(model, p, b.target, **options), b.found)

@@ -244,7 +244,7 @@ class _Panels:
         over = self.gap.sum(1) > self.need
         todo = greedy & over[:, None] | (self.n == 1)                          # each is refined once
         worst = (self.gap*todo).argsort(1, descending=True)
-        room = max_steps - self.n.sum(1)                                       # the worst come first, while there is room
+        room = max_steps - self.n.sum(1)                                       # the worst come first, if there is room
         fits = (2*self.n*todo).gather(1, worst).cumsum(1) <= room[:, None]
         return todo & torch.zeros_like(todo).scatter(1, worst, fits)
 
