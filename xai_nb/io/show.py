@@ -8,7 +8,7 @@ __all__ = ['Map', 'Blur', 'Quantiles', 'Norm', 'PALETTES', 'Sign', 'as_picture',
            'show_images', 'show_grid', 'draw_box', 'save_image']
 
 # %% ../../nbs/io/02_show.ipynb #f0fd30d6
-import io, numpy as np, torch
+import io, sys, numpy as np, torch
 from fastcore.meta import delegates
 from functools import partial
 from pathlib import Path
@@ -184,8 +184,12 @@ def new_figure(
     "An empty figure, which any thread may draw and a notebook shows"
     from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout=layout)
-    figure._repr_png_ = partial(png_bytes, figure)
+    figure._repr_png_ = partial(_png_without_pyplot, figure)
     return figure
+
+def _png_without_pyplot(figure):
+    "What a notebook shows; `None` where pyplot is loaded, which shows figures itself, in the formats that are set"
+    return None if 'matplotlib.pyplot' in sys.modules else png_bytes(figure)
 
 # %% ../../nbs/io/02_show.ipynb #dd44f28e
 def color_key(
