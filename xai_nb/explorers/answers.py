@@ -360,6 +360,7 @@ def explorer_figure(
     _draw_maps(top.subplots(1, 3), subject, a, colors)
     if a.curve is not None: _draw_curve(low.subplots(1, 3), a)
     color_key(top, colors)
+    fig.draw_without_rendering()                                            # the layout settles at the second drawing
     return fig
 
 def _draw_maps(axs, subject, a, colors):
