@@ -130,7 +130,7 @@ def page():
 def run_notebooks():
     "Each notebook in a process of its own, one core each, several at a time, the longest first"
     env = os.environ | dict(OMP_NUM_THREADS='1')
-    longest = ['integral', 'axioms', 'steps', 'browser', 'patterns', 'traffic_light', 'atlas', 'scorecard']
+    longest = ['browser', 'scorecard', 'integral', 'axioms', 'patterns', 'atlas', 'traffic_light']
     rank = lambda nb: next((i for i, n in enumerate(longest) if n in nb.name), len(longest))
     flags = lambda nb: ' '.join([os.environ.get('XAI_NB_FLAGS', ''), 'browser'*('browser' in nb.name)]).strip()
     name = lambda nb: nb.relative_to(root).as_posix()
