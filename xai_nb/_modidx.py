@@ -1089,7 +1089,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'xai_nb.io.scenes.scene_model': ('io/scenes.html#scene_model', 'xai_nb/io/scenes.py'),
                                   'xai_nb.io.scenes.two_lights': ('io/scenes.html#two_lights', 'xai_nb/io/scenes.py')},
             'xai_nb.io.show': { 'xai_nb.io.show._finite_map': ('io/show.html#_finite_map', 'xai_nb/io/show.py'),
-                                'xai_nb.io.show._png_without_pyplot': ('io/show.html#_png_without_pyplot', 'xai_nb/io/show.py'),
+                                'xai_nb.io.show._png_for_notebook': ('io/show.html#_png_for_notebook', 'xai_nb/io/show.py'),
                                 'xai_nb.io.show.as_picture': ('io/show.html#as_picture', 'xai_nb/io/show.py'),
                                 'xai_nb.io.show.attribution_scale': ('io/show.html#attribution_scale', 'xai_nb/io/show.py'),
                                 'xai_nb.io.show.color_key': ('io/show.html#color_key', 'xai_nb/io/show.py'),

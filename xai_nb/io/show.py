@@ -184,12 +184,15 @@ def new_figure(
     "An empty figure, which any thread may draw and a notebook shows"
     from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout=layout)
-    figure._repr_png_ = partial(_png_without_pyplot, figure)
+    figure._repr_png_ = partial(_png_for_notebook, figure)
     return figure
 
-def _png_without_pyplot(figure):
-    "What a notebook shows; `None` where pyplot is loaded, which shows figures itself, in the formats that are set"
-    return None if 'matplotlib.pyplot' in sys.modules else png_bytes(figure)
+def _png_for_notebook(figure):
+    "A PNG; `None` where the notebook has learned to show figures, since it does so in the formats that are set"
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    formats = shell.display_formatter.formatters if shell else {}
+    knows = any(type(figure) in f for name, f in formats.items() if name.startswith('image/'))
+    return None if knows else png_bytes(figure)
 
 # %% ../../nbs/io/02_show.ipynb #dd44f28e
 def color_key(
