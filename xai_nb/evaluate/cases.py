@@ -316,13 +316,13 @@ def _rising_parts(n, kind):
 def never_falls(draw):
     "A strategy: a function that falls on no monotone path from the baseline to the input"
     n, kind = draw(_integers(1, 3)), draw(_integers(0, 2))
-    b, d = draw(_vector(n, _distance if kind == 2 else _half)), draw(_vector(n, _distance))
+    start, distance = draw(_vector(n, _distance if kind == 2 else _half)), draw(_vector(n, _distance))
     sign = [1]*n if kind == 2 else draw(_vector(n, _sign))
     f = draw(_rising_parts(n, kind))
     def turn(w): return [s*v for s, v in zip(sign, w)]
     if kind == 0: f = Network([(turn(w), c, v) for w, c, v in f])
     if kind == 1: f = Extreme(f[0], *((turn(w), c) for w, c in f[1:]))
-    return _case([f], [v + s*e for v, s, e in zip(b, sign, d)], b)
+    return _case([f], [b + s*d for b, s, d in zip(start, sign, distance)], start)
 
 @_strategy
 def other_units(draw):

@@ -73,10 +73,11 @@ def batch_moments(
         y = f(v)
     own = y.detach() if scale is None else y.detach()*_per_unit(scale, w)
     m = _in_regime(own, kind)
-    xy, x = (torch.autograd.grad(y, v, g, retain_graph=True)[0] for g in (m*own, m))
+    def down(weights): return torch.autograd.grad(y, v, weights, retain_graph=True)[0]
+    xy, x = down(m*own), down(m)
     units = y.ndim + 1 - w.ndim # their dimension: the last for a linear layer, before the space for a convolution
-    rest = [d for d in range(y.ndim) if d != units]
-    def total(t): return t.sum(rest, dtype=torch.float64) if rest else t.double()
+    rest = [axis for axis in range(y.ndim) if axis != units]
+    def total(of): return of.sum(rest, dtype=torch.float64) if rest else of.double()
     n = torch.full((len(w),), own.numel()//len(w), dtype=torch.float64, device=w.device)
     return y.detach(), dict(xy=xy, x=x, y=total(own), n=n, hits=total(m))
 

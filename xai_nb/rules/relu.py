@@ -9,6 +9,7 @@ __all__ = ['Apply', 'Operand', 'Unknown', 'ACTIVATIONS', 'with_gradient_of', 'ru
 # %% ../../nbs/rules/01_relu.ipynb #2abf8c23
 import re, threading, torch, warnings
 from typing import Annotated, Callable
+from fastcore.meta import delegates
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from ..core.words import BatchSize, Inputs, Model, Output, Target
@@ -172,33 +173,29 @@ def _is_compiled(m):
     if hasattr(m, '_orig_mod') or hasattr(m, '_torchdynamo_orig_callable'): return True
     return getattr(m, '_compiled_call_impl', None) is not None
 
-def _ruled(rule, model, *args):
+def _gradient_under(
+    rule, model, inputs, target, /, *,
+    output:Output='logit', unknown:Unknown='error', internal_batch_size:BatchSize=None,
+    ):
+    "The gradient at the inputs while a `ReLURule`, which is made with `unknown`, is in force"
     check_eager(model)
+    rule = rule(unknown)
     rule.mine = []
-    with rule: return input_gradients(model, *args, on_output=rule.check_graph)[1]
+    question = model, inputs, target, output, internal_batch_size
+    with rule: return input_gradients(*question, on_output=rule.check_graph)[1]
 
 @own_grad_mode
+@delegates(_gradient_under)
 def guided_backprop(
-    model:Model,
-    inputs:Inputs,
-    target:Target=None,
-    *,
-    output:Output='logit',
-    unknown:Unknown='error',
-    internal_batch_size:BatchSize=None,
+    model:Model, inputs:Inputs, target:Target=None, **kwargs,
     )->Tensor: # Shaped like `inputs`, in units of the score per unit of the input
     "Guided backpropagation (Springenberg et al. 2015); `ValueError` for bad input and unknown activations"
-    return _ruled(Guided(unknown), model, inputs, target, output, internal_batch_size)
+    return _gradient_under(Guided, model, inputs, target, **kwargs)
 
 @own_grad_mode
+@delegates(_gradient_under)
 def deconvnet(
-    model:Model,
-    inputs:Inputs,
-    target:Target=None,
-    *,
-    output:Output='logit',
-    unknown:Unknown='error',
-    internal_batch_size:BatchSize=None,
+    model:Model, inputs:Inputs, target:Target=None, **kwargs,
     )->Tensor: # Shaped like `inputs`, in units of the score per unit of the input
     "The deconvnet (Zeiler and Fergus 2014); `ValueError` for bad input and unknown activations"
-    return _ruled(Deconvnet(unknown), model, inputs, target, output, internal_batch_size)
+    return _gradient_under(Deconvnet, model, inputs, target, **kwargs)
