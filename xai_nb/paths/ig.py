@@ -10,8 +10,8 @@ import torch
 from contextlib import contextmanager
 from threading import get_ident
 from torch import Tensor, nn
-from ..core.words import Baselines, BatchSize, Delta, Inputs, MaxSteps, Method, Model, Output, Progress, Steps
-from ..core.words import Target, Tolerance, as_baselines
+from ..core.words import Baselines, BatchSize, Check, Delta, Inputs, MaxSteps, Method, Model, Output, Progress
+from ..core.words import Steps, Target, Tolerance
 from ..core.score import Score, grad_of, own_grad_mode
 from .gradient import ScoreF
 from .integral import completeness_gap, integrate
@@ -127,13 +127,14 @@ def integrated_gradients(
     return_convergence_delta:Delta=False,
     return_info:bool=False,  # Also return the `PathInfo`: steps, pieces, gaps and the estimated error of each image?
     progress:Progress=False,
+    check:Check=True,
     )->Tensor|tuple:         # Attributions shaped like `inputs`, in units of the score; with gap or info a tuple
     "Integrated Gradients along the straight line (Sundararajan et al. 2017, eq. 1); `ValueError` for bad input"
-    F = Score(model, inputs, target, output, internal_batch_size)
+    F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines, check=check)
     if method == 'exact': F = F.double()
-    baselines, label = as_baselines(baselines, F.inputs), progress and 'integrated gradients'
+    label = progress and 'integrated gradients'
     gap = return_convergence_delta or return_info
-    attributions, info = _ig(F, baselines, n_steps, method, label, tol, max_steps, gap)
+    attributions, info = _ig(F, F.baselines, n_steps, method, label, tol, max_steps, gap)
     attributions = attributions.to(inputs.dtype).contiguous()
     more = [info.completeness_gap.to(attributions)] if return_convergence_delta else []
     if return_info: more.append(info)

@@ -78,13 +78,15 @@ def stream(
     "The weighted sums of `step` over the points, a chunk at a time"
     by_image, total = groups is None, None
     if by_image: groups, n_groups = nodes.rows, len(F.inputs)
+    groups = groups.cpu()                                                      # so that the loop never waits for a GPU
     def chunk(k, l):
         rows, w = nodes.rows[k:l], nodes.weights[k:l]
         g = step(points_at(F, baselines, rows, nodes.alphas[k:l]), rows).to(w.dtype)
         own, which, count = groups[k:l].unique_consecutive(return_inverse=True, return_counts=True)
+        own, which, last = (t.to(g.device, non_blocking=True) for t in (own, which, count.cumsum(0) - 1))
         if len(own) == 1: sums = torch.tensordot(w, g, 1)[None]
         else: sums = g.new_zeros(len(own), *g.shape[1:]).index_add_(0, which, g*per_row(w, g))
-        if finish: sums = finish(sums, rows[count.cumsum(0) - 1])              # the image of each group
+        if finish: sums = finish(sums, rows[last])                             # the image of each group
         return own, sums, l - k
     for own, sums, n in F.chunk.run(chunk, len(groups)):
         if total is None: total = sums.new_zeros(n_groups, *sums.shape[1:])
