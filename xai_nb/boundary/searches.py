@@ -106,7 +106,7 @@ def as_bounds(
 
 def _as_end(b, inputs):
     "One end of the range"
-    b = torch.as_tensor(b).detach().to(inputs)
+    b = torch.as_tensor(b, dtype=inputs.dtype, device=inputs.device).detach()
     if b.ndim == 1: b = per_row(b, inputs[0])
     if b.ndim == inputs.ndim and len(b) == 1: b = b[0]
     try: fits = b.ndim < inputs.ndim and torch.broadcast_shapes(b.shape, inputs.shape) == inputs.shape
@@ -274,7 +274,7 @@ class RadialNewton:
         "Walks that begin on planes: of each image on as many"
         x, depth, n = s.x[rows], s.tau[rows]/2, len(s.rows)
         turn = torch.arange(len(rows)//n, device=m.device) % len(self.deep)
-        deep = torch.tensor(self.deep).to(m)[turn].repeat_interleave(n)
+        deep = torch.tensor(self.deep, dtype=m.dtype, device=m.device)[turn].repeat_interleave(n)
         z = plane_point(x, m + depth, g, s.lo, s.hi)
         return _Walks(x, z, rows, depth, deep, depth, torch.zeros_like(depth, dtype=torch.bool))
 
@@ -322,7 +322,7 @@ class DDN:
             m, g = (s.m, s.g) if k == 0 else (yield s.x + d, s.rows, None)
             step = s.unit*(.01 + .99*descent(k, self.steps))
             d = d - per_row(step/length(g).clamp(min=1e-30), g)*g
-            r = r*torch.where(m < 0, 1 - self.gamma, 1 + self.gamma)
+            r = torch.where(m < 0, r*(1 - self.gamma), r*(1 + self.gamma))
             d = torch.clamp(s.x + per_row(r/length(d).clamp(min=1e-30), d)*d, s.lo, s.hi) - s.x
         yield s.x + d, s.rows, None
 

@@ -194,6 +194,12 @@ class Score:
         if self.known.most: self.chunk.rows = min(self.chunk.rows, self.known.most)
         self.value, self.visited = self._layout(inputs, lambda: self._first_pass(target, visit)) # F(x), `(B,)`
         check_finite(self.value, 'the score')
+        if check: self._check_starts()
+
+    def _check_starts(self):
+        "`ValueError` where the score is not finite at a baseline; the look has asked at image 0's"
+        b = self.baselines
+        if b is not None and len(b) > 1 and b.stride(0): check_finite(self.at(b), 'the score at the baseline')
 
     def _look(self, target):
         "What is known of the model, from an earlier look if there was one"

@@ -79,6 +79,15 @@ def _leaves(f):
             todo += [n for n, _ in node.next_functions]
     return [n.variable for n in seen if hasattr(n, 'variable')]
 
+def _is_affine(entry):
+    "Does the layer compute what its class does? Somebody may have put another `forward` in its place"
+    x = entry.args[0].detach()
+    k = torch.arange(x.numel(), dtype=x.dtype, device=x.device).reshape(x.shape)
+    u, v = k.sin(), (3*k).cos()
+    with torch.no_grad(): y = entry.layer.forward(torch.cat([u + v, u, v, 0*x]))
+    miss = y[0] - y[1] - y[2] + y[3]
+    return bool(miss.abs().max() <= 1e-3*y.abs().max())
+
 def find_first_affine(F:ScoreF)->FirstAffine|None:
     "The `FirstAffine` of the score's model, or `None` where there is none"
     if not isinstance(F.model, nn.Module) or F.inputs.dtype not in (torch.float32, torch.float64): return None
@@ -87,7 +96,7 @@ def find_first_affine(F:ScoreF)->FirstAffine|None:
     if entry is None or entry.calls != 1: return None                       # no such layer, or it runs more than once
     if not entry.args or not _is_clone_of(entry.args[0], z): return None    # it gets something else than the inputs
     if any(t is z for t in _leaves(f)): return None                         # there is another way in
-    return entry
+    return entry if _is_affine(entry) else None
 
 # %% ../../nbs/paths/02_ig.ipynb #218f1339
 def _ig(F, baselines, n_steps=50, method=None, progress=False, tol=None, max_steps=None, gap=False):

@@ -102,7 +102,9 @@ def completeness_gap(
     baselines:Origins,
     )->Tensor:           # `(B,)`, in units of the score
     "What the attributions sum to, minus what they should"
-    return attributions.flatten(1).sum(1) - (F.value - F.at(baselines))
+    start = F.at(baselines)
+    check_finite(start, 'the score at the baseline')
+    return attributions.flatten(1).sum(1) - (F.value - start)
 
 # %% ../../nbs/paths/03_integral.ipynb #7e1171e7
 N_PROBES = 8 # intervals between probes
@@ -115,7 +117,9 @@ def _scores_along(F, baselines, alphas):
     k = alphas.shape[1]
     rows, alphas = F.rows.repeat_interleave(k), alphas.flatten()
     def chunk(i, j): return F.at(points_at(F, baselines, rows[i:j], alphas[i:j]), rows[i:j])
-    return F.chunk.cat(chunk, len(rows)).unflatten(0, (-1, k))
+    values = F.chunk.cat(chunk, len(rows)).unflatten(0, (-1, k))
+    check_finite(values, 'the score on the path from the baseline')
+    return values
 
 def probe(
     F:ScoreF,
@@ -206,7 +210,7 @@ class _Panels:
         self.climb, self.need = climb, need                                    # of $F$; the gaps allowed, `(B,)`
         self.n = torch.zeros(self.width.shape, dtype=torch.long)               # points so far
         self.gap = torch.full_like(self.width, math.inf)
-        self.change = torch.zeros(self.width.shape)                            # of the map, by the last refinement
+        self.change = torch.zeros(self.width.shape, dtype=torch.float32)       # of the map, by the last refinement
         self.sums = None                                                       # of all points so far, `(B*K, …)`
 
     def refine(self, chosen, step, baselines, finish, bar):
