@@ -100,7 +100,7 @@ def named_extra():
         raise RuntimeError(f'exit code {r.returncode}: {said[-2000:]}')
 
 def install(what):
-    sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-e', what)
+    sh(sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-compile', '-e', what)
 
 def free_port():
     with socket.socket() as s:
