@@ -151,7 +151,8 @@ def run_notebooks():
     rank = lambda nb: next((i for i, n in enumerate(longest) if n in nb.name), len(longest))
     todo, running = sorted((nb for nb in notebooks if nb.name[0] != '_'), key=rank), {}     # a template is run by its chapter
     while todo or running:
-        while todo and len(running) < max(1, min(4, os.cpu_count() or 1)):
+        waits = any('browser' in nb.name for nb, *_ in running.values())                    # for others, most of its time
+        while todo and len(running) < max(1, min(4, os.cpu_count() or 1)) + waits:
             nb, said = todo.pop(0), tempfile.TemporaryFile('w+')
             running[begin(nb, said)] = nb, said, time.time()
         pid, status, used = os.wait4(-1, 0)
