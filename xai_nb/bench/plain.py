@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'LAYERED', 'CHOOSY', 'ONE_POINT', 'SINGLE', 'PLACED', 'CAL
            'SWAPS', 'FuzzCase', 'draw_case', 'log_softmax', 'margin', 'Asked', 'Question', 'Plain', 'Chord', 'Swapped',
            'Part', 'part_of', 'Expected', 'expected']
 
-# %% ../../nbs/bench/06_plain.ipynb #1f8e1559
+# %% ../../nbs/bench/06_plain.ipynb #9ae4c9d6
 import dataclasses, random, re, torch
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from ..inside.layers import conductance
 from .random_networks import ANY, BAD, GROUP_OF, PLAIN, RandomNetwork, Rowwise, can_learn, draw_network
 from .random_networks import layer_kinds, parse
 
-# %% ../../nbs/bench/06_plain.ipynb #cbca6b7a
+# %% ../../nbs/bench/06_plain.ipynb #b65b19e7
 @dataclass(frozen=True)
 class FuzzCase:
     "A network and a question about it"
@@ -58,7 +58,7 @@ class FuzzCase:
         options = [f'{name}={value}' for name, value, default in given if value != default]
         return ' '.join([f"{'x'.join(map(str, self.shape))}: {self.net} | {self.head} | {self.method}", *options])
 
-# %% ../../nbs/bench/06_plain.ipynb #a95a670a
+# %% ../../nbs/bench/06_plain.ipynb #4de4a51d
 METHODS = dict( # by name: how often it is drawn
     integrated_gradients=30, conductance=20, ipna=18, deep_lift=10, exact=3, tol=3, atlas=3, distributional_ig=3,
     saliency=2, input_x_gradient=2, guided_backprop=3, deconvnet=3)
@@ -117,7 +117,7 @@ def draw_case(
     asked = _draw_score(rng) | _draw_points(rng, method) | _draw_inputs(rng, method, shape)
     return FuzzCase(seed, net, shape, method, **asked)
 
-# %% ../../nbs/bench/06_plain.ipynb #ef07a774
+# %% ../../nbs/bench/06_plain.ipynb #62664010
 def log_softmax(
     logits:Tensor, # `(n, C)`
     )->Tensor:     # `(n, C)`
@@ -184,11 +184,12 @@ class Asked:
         "One of the layers that get the whole batch: the module, its name, and which of its calls"
         names, seen = {m: n for n, m in self.net.named_modules()}, []
         def note(m, args, y):
-            if isinstance(y, Tensor) or isinstance(y, tuple) and isinstance(y[0], Tensor): seen.append(m)
-        by_row = [m for r in names if isinstance(r, Rowwise) for m in r.branch.modules()]
-        without = {self.net, *by_row, *(m for m in names if isinstance(m, nn.RNNBase))}
+            first = y[0] if isinstance(y, tuple) else y
+            if isinstance(first, Tensor) and len(first) == self.case.batch: seen.append(m)
+        without = {self.net, *(m for r in names if isinstance(r, Rowwise) for m in r.branch.modules())}
+        without |= {m for m, n in names.items() if isinstance(m, nn.RNNBase) or 'parametrizations' in n}
         handles = [m.register_forward_hook(note) for m in names if m not in without]
-        self.net(self.inputs.detach().clone())
+        self.net(self.inputs.detach().requires_grad_().clone())
         for h in handles: h.remove()
         layer = seen[int(self.case.place*len(seen))]
         return layer, names[layer], int(self.case.place*97) % seen.count(layer)
@@ -253,7 +254,7 @@ CALLS = dict( # by the name of a method: from a `Question` to the answer
     input_x_gradient=_of_inputs(input_x_gradient), guided_backprop=_of_inputs(guided_backprop),
     deconvnet=_of_inputs(deconvnet))
 
-# %% ../../nbs/bench/06_plain.ipynb #62ba6fd3
+# %% ../../nbs/bench/06_plain.ipynb #f7f76b80
 STEP = 1e-6 # h
 
 Index = Annotated[int, "which input of the batch"]
@@ -352,7 +353,7 @@ class Plain:
         else: alphas, weights = path_rule(self.case.n_steps, rule, torch.float64)
         return [(w, b + a*d) for a, w in zip(alphas, weights)]
 
-# %% ../../nbs/bench/06_plain.ipynb #70a1a4e1
+# %% ../../nbs/bench/06_plain.ipynb #87b9e90e
 class _ReluBack(torch.autograd.Function):
     "A ReLU with a backward pass that only lets through positive gradients; guided: and only where the input is"
     @staticmethod
@@ -404,7 +405,7 @@ SWAPS = dict( # how a method changes layers, and of what a network may be made t
     deconvnet=(_deconvnet, PLUMBING | {'relu', 'masked', 'pool', 'softmax', 'mixed'}),
     deep_lift=(_chord, PLUMBING | {'relu', 'masked', 'kinked', 'smooth'}))
 
-# %% ../../nbs/bench/06_plain.ipynb #eb4e9956
+# %% ../../nbs/bench/06_plain.ipynb #709a822c
 class Part(NamedTuple):
     "What the map of one input should be"
     value:Tensor # The map
