@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLERANCE', 'may_refuse', 'Checked', 'check_case', 'shrink', 'smallest', 'fuzz_row', 'read_fuzz', 'run_fuzz']
 
-# %% ../../nbs/bench/07_fuzz.ipynb #5b230b35
+# %% ../../nbs/bench/07_fuzz.ipynb #68d3b3ed
 import dataclasses, gc, json, math, multiprocessing, re, time, torch, warnings, zlib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..io.files import write_whole
 from .random_networks import as_text, can_learn, layer_kinds, parse
 from .plain import LAYERED, PLUMBING, SINGLE, Asked, FuzzCase, Part, Plain, draw_case, expected, part_of
 
-# %% ../../nbs/bench/07_fuzz.ipynb #2078673a
+# %% ../../nbs/bench/07_fuzz.ipynb #af297155
 def _state(asked):
     "All that a question has no business to change, by name"
     found = dict(_with_grad('inputs', asked.inputs))
@@ -56,7 +56,7 @@ def _growth(asked, times=3):
         return count() - few
     finally: gc.unfreeze()
 
-# %% ../../nbs/bench/07_fuzz.ipynb #8f1d652e
+# %% ../../nbs/bench/07_fuzz.ipynb #cd871304
 def may_refuse(
     case:FuzzCase,
     )->bool:
@@ -71,7 +71,7 @@ def may_refuse(
     if case.method in ('guided_backprop', 'deconvnet'): return not kinds <= followed
     return False
 
-# %% ../../nbs/bench/07_fuzz.ipynb #9456d4bf
+# %% ../../nbs/bench/07_fuzz.ipynb #07d1d0eb
 TOLERANCE = dict( # of each check, in float64 and in float32
     gradients=(1e-9, 2e-3), motions=(1e-5, 2e-3), rise=(1e-5, 2e-3), gap=(1e-9, 1e-4), ends=(1e-8, 1e-3),
     tol=(.05, .05), midpoints=(.2, .2), chunk=(1e-9, 2e-3), alone=(1e-9, 2e-3), again=(0., 0.))
@@ -154,8 +154,8 @@ def _compare(asked, maps, gap, warned):
 def _ends(asked, total, size, gap, warned):
     "What the maps add up to, against F at both ends"
     plain, method = Plain(asked), asked.case.method
-    def at(points): return torch.stack([plain.score(z.clone().requires_grad_(), i).detach() for i, z in enumerate(points)])
-    end, start = at(plain.x), at(plain.b)
+    def score(z, i): return plain.score(z.clone().requires_grad_(), i).detach()
+    end, start = (torch.stack([score(z, i) for i, z in enumerate(points)]) for points in (plain.x, plain.b))
     miss, scale = total - (end - start), size + end.abs() + start.abs() + 1e-12
     errors = dict(gap=((gap.double() - miss).abs()/scale).max().item())
     if method in ('exact', 'deep_lift'): errors['ends'] = (miss.abs()/scale).max().item()
@@ -184,7 +184,7 @@ def _otherwise(asked, maps, errors):
         if not (isinstance(e, ValueError) and may_refuse(case)): wrong.append(f'otherwise: {type(e).__name__}: {e}')
     return errors, wrong
 
-# %% ../../nbs/bench/07_fuzz.ipynb #d86690f7
+# %% ../../nbs/bench/07_fuzz.ipynb #2ae85d23
 def _smaller(tree):
     "Trees with one layer less, or with a branch in place of its layer"
     for k, (name, parts) in enumerate(tree):
@@ -228,7 +228,7 @@ def smallest(
         except Exception: return False
     return shrink(case, fails)
 
-# %% ../../nbs/bench/07_fuzz.ipynb #8bcd0d7f
+# %% ../../nbs/bench/07_fuzz.ipynb #82802b3c
 def fuzz_row(
     seed:int, # Of the case
     )->dict:  # That JSON can hold
@@ -237,7 +237,8 @@ def fuzz_row(
     checked = check_case(case)
     row = dict(seed=seed, case=str(case), errors={name: float(f'{e:.1e}') for name, e in checked.errors.items()})
     if checked.refused: row['refused'] = checked.refused.splitlines()[0][:160]
-    if checked.failures: row |= dict(failures=[f[:160] for f in checked.failures[:5]], smallest=str(smallest(case, checked)))
+    if checked.failures:
+        row |= dict(failures=[f[:160] for f in checked.failures[:5]], smallest=str(smallest(case, checked)))
     return row | dict(seconds=round(time.process_time() - start, 2))
 
 def _grammar(): return zlib.crc32('\n'.join(str(draw_case(seed)) for seed in range(40)).encode())

@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'LAYERED', 'CHOOSY', 'ONE_POINT', 'SINGLE', 'PLACED', 'CAL
            'SWAPS', 'FuzzCase', 'draw_case', 'log_softmax', 'margin', 'Asked', 'Question', 'Plain', 'Chord', 'Swapped',
            'Part', 'part_of', 'Expected', 'expected']
 
-# %% ../../nbs/bench/06_plain.ipynb #9ae4c9d6
+# %% ../../nbs/bench/06_plain.ipynb #2333a77e
 import dataclasses, random, re, torch
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from ..inside.layers import conductance
 from .random_networks import ANY, BAD, GROUP_OF, PLAIN, RandomNetwork, Rowwise, can_learn, draw_network
 from .random_networks import layer_kinds, parse
 
-# %% ../../nbs/bench/06_plain.ipynb #b65b19e7
+# %% ../../nbs/bench/06_plain.ipynb #762e09df
 @dataclass(frozen=True)
 class FuzzCase:
     "A network and a question about it"
@@ -46,7 +46,7 @@ class FuzzCase:
     place:float=0.       # Of the layer among those that run, 0 to 1
     by_name:bool=False   # The layer by its name?
     patch:str='whole'    # 'whole', 'mask': one for all, 'masks', 'planes': (B, H, W), 'box', 'boxes'
-    form:str='plain'     # Of the inputs: 'plain', 'last': channels last, 'gaps': not contiguous, 'leaf': with a gradient
+    form:str='plain'     # Of the inputs: 'plain', 'last': channels last, 'gaps': not contiguous, 'leaf'
     rounded:bool=False   # Inputs that are whole numbers, so that there are ties?
     function:bool=False  # The model as a function around the module?
     context:str='none'   # What the call is inside of: 'none', 'no_grad' or 'inference'
@@ -58,7 +58,7 @@ class FuzzCase:
         options = [f'{name}={value}' for name, value, default in given if value != default]
         return ' '.join([f"{'x'.join(map(str, self.shape))}: {self.net} | {self.head} | {self.method}", *options])
 
-# %% ../../nbs/bench/06_plain.ipynb #4de4a51d
+# %% ../../nbs/bench/06_plain.ipynb #6d7bbcf6
 METHODS = dict( # by name: how often it is drawn
     integrated_gradients=30, conductance=20, ipna=18, deep_lift=10, exact=3, tol=3, atlas=3, distributional_ig=3,
     saliency=2, input_x_gradient=2, guided_backprop=3, deconvnet=3)
@@ -117,7 +117,7 @@ def draw_case(
     asked = _draw_score(rng) | _draw_points(rng, method) | _draw_inputs(rng, method, shape)
     return FuzzCase(seed, net, shape, method, **asked)
 
-# %% ../../nbs/bench/06_plain.ipynb #62664010
+# %% ../../nbs/bench/06_plain.ipynb #0b9469ca
 def log_softmax(
     logits:Tensor, # `(n, C)`
     )->Tensor:     # `(n, C)`
@@ -254,7 +254,7 @@ CALLS = dict( # by the name of a method: from a `Question` to the answer
     input_x_gradient=_of_inputs(input_x_gradient), guided_backprop=_of_inputs(guided_backprop),
     deconvnet=_of_inputs(deconvnet))
 
-# %% ../../nbs/bench/06_plain.ipynb #f7f76b80
+# %% ../../nbs/bench/06_plain.ipynb #47799003
 STEP = 1e-6 # h
 
 Index = Annotated[int, "which input of the batch"]
@@ -353,7 +353,7 @@ class Plain:
         else: alphas, weights = path_rule(self.case.n_steps, rule, torch.float64)
         return [(w, b + a*d) for a, w in zip(alphas, weights)]
 
-# %% ../../nbs/bench/06_plain.ipynb #87b9e90e
+# %% ../../nbs/bench/06_plain.ipynb #f07b21a4
 class _ReluBack(torch.autograd.Function):
     "A ReLU with a backward pass that only lets through positive gradients; guided: and only where the input is"
     @staticmethod
@@ -405,7 +405,7 @@ SWAPS = dict( # how a method changes layers, and of what a network may be made t
     deconvnet=(_deconvnet, PLUMBING | {'relu', 'masked', 'pool', 'softmax', 'mixed'}),
     deep_lift=(_chord, PLUMBING | {'relu', 'masked', 'kinked', 'smooth'}))
 
-# %% ../../nbs/bench/06_plain.ipynb #709a822c
+# %% ../../nbs/bench/06_plain.ipynb #243e801c
 class Part(NamedTuple):
     "What the map of one input should be"
     value:Tensor # The map

@@ -9,7 +9,7 @@ __all__ = ['WIDTH', 'GROUPS', 'LEAVES', 'GROUP_OF', 'COMPOSITES', 'HEADS', 'PLAI
            'Hooked', 'Patched', 'Pair', 'Unpaired', 'parse', 'as_text', 'layer_kinds', 'Logits', 'RandomNetwork',
            'can_learn', 'draw_network']
 
-# %% ../../nbs/bench/05_random_networks.ipynb #ef055ae8
+# %% ../../nbs/bench/05_random_networks.ipynb #24990572
 import random, re, torch
 from functools import partial
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn import functional as nnf
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-# %% ../../nbs/bench/05_random_networks.ipynb #ab72816e
+# %% ../../nbs/bench/05_random_networks.ipynb #c2da0928
 WIDTH = 4 # channels of what a layer returns
 
 class Calls(nn.Module):
@@ -65,7 +65,7 @@ class ByHand(nn.Module):
 
 def _by_hand(x): return ByHand(x.shape[1])
 
-# %% ../../nbs/bench/05_random_networks.ipynb #a72e76da
+# %% ../../nbs/bench/05_random_networks.ipynb #1727a659
 def _pool(kind, *args, **options):
     "A pooling for signals and images; nothing for tables, or where too little is left"
     def make(x):
@@ -108,7 +108,7 @@ _LINEAR_SHAPES = dict(
     index_add=_function(_index_add), lerp=_function(lambda x: torch.lerp(x, x.flip(-1), .3)),
     halves=_function(lambda x: torch.cat([*x.split(2, 1)][::-1], 1)))
 
-# %% ../../nbs/bench/05_random_networks.ipynb #41acc167
+# %% ../../nbs/bench/05_random_networks.ipynb #3c6b04e2
 class OldRelu(torch.autograd.Function):
     "A ReLU without a forward-mode derivative"
     @staticmethod
@@ -149,7 +149,7 @@ def _save(ctx, inputs, output): ctx.save_for_backward(inputs[0])
 def _bent_back(ctx, g): return g*(1 + ctx.saved_tensors[0].cos())
 _bent_op.register_autograd(_bent_back, setup_context=_save)
 
-# %% ../../nbs/bench/05_random_networks.ipynb #47ef2227
+# %% ../../nbs/bench/05_random_networks.ipynb #5a251daf
 class Tokens(nn.Module):
     "A layer for sequences `(B, N, C)`; the numbers of a table, the places of a signal or image are its tokens"
     def __init__(self,
@@ -204,7 +204,7 @@ def _encoder(width): return nn.TransformerEncoderLayer(width, 1, 2*width, 0., 'g
 
 def _tokens(make): return partial(Tokens, make)
 
-# %% ../../nbs/bench/05_random_networks.ipynb #e99a4f5b
+# %% ../../nbs/bench/05_random_networks.ipynb #ce1845c3
 class Norm(nn.BatchNorm1d):
     "Batch norm for any number of dimensions, with running statistics that are not 0 and 1"
     def __init__(self,
@@ -238,7 +238,7 @@ def _of_the_batch(x):
     low, high = x.amin(0, keepdim=True), x.amax(0, keepdim=True)
     return (x - low)/(high - low + 1)
 
-# %% ../../nbs/bench/05_random_networks.ipynb #8e2e0cc9
+# %% ../../nbs/bench/05_random_networks.ipynb #e0ca7a47
 def _indexed(x):
     y = x.clone()
     y[x < 0] = 0
@@ -287,7 +287,7 @@ GROUPS = dict( # what a layer can be: by group, by name, from an example of what
 LEAVES = {name: make for group in GROUPS.values() for name, make in group.items()}
 GROUP_OF = {name: group for group, layers in GROUPS.items() for name in layers}
 
-# %% ../../nbs/bench/05_random_networks.ipynb #ba78d752
+# %% ../../nbs/bench/05_random_networks.ipynb #668e353b
 class Fit(nn.Module):
     "From one shape to another: channels by a layer, places by an average"
     def __init__(self,
@@ -378,7 +378,7 @@ COMPOSITES = dict( # by name: the class, and the number of branches
     shared=(Shared, 1), loop=(Loop, 1), rows=(Rowwise, 1), checkpoint=(Checkpointed, 1), grad_hook=(GradHook, 1),
     hooked=(Hooked, 1), patched=(Patched, 1), pair=(Unpaired, 1))
 
-# %% ../../nbs/bench/05_random_networks.ipynb #81678a45
+# %% ../../nbs/bench/05_random_networks.ipynb #6b7ded1a
 def parse(
     text:str, # `conv3 relu skip(conv1 bn)`
     )->tuple: # Of each layer its name and its branches, which look the same
@@ -407,7 +407,7 @@ def layer_kinds(
     "What a network is made of"
     return [k for name, parts in tree for k in [GROUP_OF.get(name, name), *(i for p in parts for i in layer_kinds(p))]]
 
-# %% ../../nbs/bench/05_random_networks.ipynb #5551916d
+# %% ../../nbs/bench/05_random_networks.ipynb #27b10e99
 def _build(tree, x, swap):
     "The layers of a tree, for an example of what they get; and what they make of it"
     layers = nn.Sequential()
@@ -463,7 +463,7 @@ def can_learn(
     except (RuntimeError, ValueError): return False
     return True
 
-# %% ../../nbs/bench/05_random_networks.ipynb #9bf1f04d
+# %% ../../nbs/bench/05_random_networks.ipynb #2b43fc75
 PLAIN = dict(affine=8, linear=2, relu=6, kinked=2, pool=2)       # how often each group, where nothing is smooth
 ANY = PLAIN | dict(masked=1, smooth=4, softmax=.5, mixed=4, custom=1.2)
 BAD = ANY | dict(bad=2)
