@@ -159,6 +159,12 @@ def _is_recurrent(model):
 
 def _may_be_fast(x): return x.ndim == 4 and x.shape[1] > 1 and x.dtype == torch.float32 and x.device.type == 'cpu'
 
+def _layout_of(x):
+    "The memory layout that every row is sent in: that of the inputs"
+    if x.is_contiguous(): return torch.contiguous_format
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last): return torch.channels_last
+    return torch.preserve_format
+
 def _filled_up(t, n):
     "`n` rows: the last one stands again for those that are missing"
     return torch.cat([t, t[-1:].expand(n - len(t), *t.shape[1:])])
@@ -189,6 +195,7 @@ class Score:
         self.chunk = Chunks(internal_batch_size, inputs)
         self.rows, self.inputs = torch.arange(len(inputs), device=inputs.device), inputs
         self.baselines = None if baselines is _NONE else as_baselines(baselines, inputs)
+        self.layout = _layout_of(inputs)
         self.kernels = _no_cudnn if inputs.is_cuda and _is_recurrent(model) else nullcontext()
         self.known = self._look(target) if check else Findings(fast=_may_be_fast(inputs))
         if self.known.most: self.chunk.rows = min(self.chunk.rows, self.known.most)
@@ -215,10 +222,10 @@ class Score:
     def _layout(self, x, run):
         "`run()` on `inputs` in the faster memory layout, if the model can take it"
         if self.known.fast:
-            self.inputs = x.contiguous(memory_format=torch.channels_last)
+            self.inputs, self.layout = x.contiguous(memory_format=torch.channels_last), torch.channels_last
             try: return run()
             except RuntimeError: self.known.fast = False
-        self.inputs = x
+        self.inputs, self.layout = x, _layout_of(x)
         return run()
 
     def _first_pass(self, target, visit):
@@ -316,7 +323,7 @@ class Score:
         "What the model returns, as it is"
         graph = torch.is_grad_enabled() or self.known.graph
         with self._asking(rows), no_fast_path, self.kernels, torch.set_grad_enabled(graph):
-            z = z.clone()                                                   # a model may write into its input
+            z = z.clone(memory_format=self.layout)                          # a model may write into its input
             if self.known.graph and not z.requires_grad: z.requires_grad_()
             return self.model(z)
 
