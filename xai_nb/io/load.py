@@ -149,7 +149,7 @@ def as_state_dict(
         if isinstance(obj, dict) and isinstance(obj.get(k), (dict, nn.Module)): return as_state_dict(obj[k], own)
     if not isinstance(obj, dict) or not obj or not all(isinstance(v, torch.Tensor) for v in obj.values()):
         keys = list(obj)[:5] if isinstance(obj, dict) else ''
-        raise ValueError(f"the file holds no state dict but {type(obj).__name__} {keys}")
+        raise ValueError(f"the file holds no state dict (names and tensors) but {type(obj).__name__} {keys}")
     for prefix in 'module.', '_orig_mod.', 'model.':
         if all(k.startswith(prefix) for k in obj) and not set(obj) & set(own):
             obj = copy.copy(obj)                                            # the caller's dict stays

@@ -38,8 +38,9 @@ def as_picture(
         raise ValueError(f"not one picture: shape {shape}; give an array (H, W, 3) or (H, W), or a tensor (3, H, W)")
     p = p/255. if p.dtype == np.uint8 else p.astype(float)
     low, high = p.min(), p.max()
-    if not (low >= -1e-4 and high <= 1 + 1e-4):                             # also false for NaN
-        raise ValueError(f"picture values go from {low:.3g} to {high:.3g}, not from 0 to 1; "
+    if np.isnan(low): raise ValueError("the picture has NaN values")
+    if low < -1e-4 or high > 1 + 1e-4:
+        raise ValueError(f"picture values go from {low:.3g} to {high:.3g}, not from 0 to 1 (or, as uint8, to 255); "
                          "`to_image` undoes a normalisation")
     return np.broadcast_to(p, (*p.shape[:2], 3)).clip(0, 1)
 
@@ -54,7 +55,7 @@ def to_image(
     if x.ndim != 3: raise ValueError(f"to_image needs one image (C, H, W), not shape {tuple(x.shape)}")
     shape, x = tuple(x.shape), x.detach().cpu().double()
     if len(x) not in (1, 3):
-        raise ValueError(f"x of shape {shape} is no image (C, H, W) with 3 channels, or 1 for grey: "
+        raise ValueError(f"x of shape {shape} has {len(x)} channels, and a picture has 3, or 1 for grey: "
                          "choose what to show; a signal is drawn as a curve")
     mean, std = (torch.as_tensor(v, dtype=x.dtype).reshape(-1, 1, 1) for v in (mean, std))
     if {len(mean), len(std)} - {1, len(x)}:
@@ -76,7 +77,7 @@ def pixel_map(
     if isinstance(a, torch.Tensor): a = a.detach().cpu().double().numpy()
     a = np.asarray(a, dtype=float)
     shape = a.shape
-    if not np.isfinite(a).all(): raise ValueError("the attribution has NaN or infinite values")
+    if not np.isfinite(a).all(): raise ValueError("the attribution has NaN or infinite values: there is nothing to draw")
     if a.ndim == 4 and len(a) == 1: a = a[0]
     if a.ndim == 3: a = a.sum(0)
     if a.ndim != 2 or a.size == 0:
@@ -272,8 +273,9 @@ def show_images(
     images = [as_picture(i) for i in images]
     titles = [None]*len(images) if titles is None else list(titles)
     if not images or len(titles) != len(images):
-        raise ValueError(f"{len(titles)} titles for {len(images)} images")
-    if not 1 <= rows <= len(images): raise ValueError(f"rows must be from 1 to {len(images)}, not {rows}")
+        raise ValueError(f"{len(titles)} titles for {len(images)} images: give one for each")
+    if not 1 <= rows <= len(images):
+        raise ValueError(f"rows must be from 1 to the number of images, {len(images)}; not {rows}")
     columns = -(-len(images)//rows)
     lines = max(len(title.splitlines()) if title else 0 for title in titles)
     height = size*max(i.shape[0]/i.shape[1] for i in images) + .13*(lines > 0) + .17*lines
@@ -317,7 +319,7 @@ def show_grid(
     `ValueError` where a column has not one map for each image"""
     images = [as_picture(i) for i in images]
     for title, column in maps.items():
-        if len(column) != len(images): raise ValueError(f"{title}: {len(column)} maps for {len(images)} images")
+        if len(column) != len(images): raise ValueError(f"{title}: {len(column)} maps for {len(images)} images: give one for each")
     signs = [sign or _sign_of(column) for column in maps.values()]
     pictures, titles = [], []
     for k, image in enumerate(images):
