@@ -77,7 +77,8 @@ def pixel_map(
     if isinstance(a, torch.Tensor): a = a.detach().cpu().double().numpy()
     a = np.asarray(a, dtype=float)
     shape = a.shape
-    if not np.isfinite(a).all(): raise ValueError("the attribution has NaN or infinite values: there is nothing to draw")
+    if not np.isfinite(a).all():
+        raise ValueError("the attribution has NaN or infinite values: there is nothing to draw")
     if a.ndim == 4 and len(a) == 1: a = a[0]
     if a.ndim == 3: a = a.sum(0)
     if a.ndim != 2 or a.size == 0:
@@ -254,7 +255,8 @@ def color_key(
     signs = [sign] if isinstance(sign, str) else list(sign)
     for s in signs: _check_sign(s)
     if 'both' in signs: signs += ['positive', 'negative']
-    words = dict(positive='positive: raises the score', negative='negative: lowers it', size='how large, without a sign')
+    words = dict(positive='positive: raises the score', negative='negative: lowers it')
+    words['size'] = 'how large, without a sign'
     each = zip(words, [*palette(colors), size_color(colors)])
     handles = [Swatch(color=color, label=words[s]) for s, color in each if s in signs]
     is_axes = hasattr(where, 'plot')
@@ -319,7 +321,8 @@ def show_grid(
     `ValueError` where a column has not one map for each image"""
     images = [as_picture(i) for i in images]
     for title, column in maps.items():
-        if len(column) != len(images): raise ValueError(f"{title}: {len(column)} maps for {len(images)} images: give one for each")
+        if len(column) == len(images): continue
+        raise ValueError(f"{title}: {len(column)} maps for {len(images)} images: give one for each")
     signs = [sign or _sign_of(column) for column in maps.values()]
     pictures, titles = [], []
     for k, image in enumerate(images):
