@@ -116,7 +116,8 @@ def _in_dtype(numbers, dtype, name):
     check_finite(rounded, f'{name}, for numbers up to {torch.finfo(dtype).max:.3g} ({dtype})')
     lost = (rounded == 0) & (numbers != 0)
     if lost.any():
-        warnings.warn(f"{name}: {lost.double().mean():.0%} of the numbers are too small for {dtype} and come back as 0; "
+        share = lost.double().mean()
+        warnings.warn(f"{name}: {share:.0%} of the numbers are too small for {dtype} and come back as 0; "
                       "give the model and the inputs in float32 or bfloat16")
     return rounded
 
