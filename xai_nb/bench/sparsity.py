@@ -113,7 +113,9 @@ def _repetitions_done(file, what):
     if not file.exists(): return []
     was, *done = map(json.loads, file.read_text().splitlines())
     other = [k for k in what if was.get(k) != what[k]]
-    if was != what: raise ValueError(f"{file} holds another study: it differs in {', '.join(other)}")
+    if was != what:
+        raise ValueError(f"{file} holds another study: it differs in {', '.join(other)}. "
+                         "Use another file, or delete it")
     return done
 
 def sparsity_study(

@@ -113,7 +113,8 @@ def _is_pair(data):
 def _size(data, name):
     "How many images; `ValueError` for none"
     n = len(data[0]) if _is_pair(data) else len(data)
-    if _is_pair(data) and len(data[1]) != n: raise ValueError(f"{name}: {n} images and {len(data[1])} classes")
+    if _is_pair(data) and len(data[1]) != n:
+        raise ValueError(f"{name}: {n} images and {len(data[1])} classes, and each image needs its class")
     if n == 0: raise ValueError(f"{name} is empty")
     return n
 
@@ -165,7 +166,8 @@ def _engine(cpu):
         raise ImportError(needed) from None
     engine = Accelerator(cpu=cpu or not torch.cuda.is_available())
     if engine.num_processes != many:
-        raise ValueError(f"{many} processes were started, but {engine.num_processes} found each other")
+        raise ValueError(f"{many} processes were started, but {engine.num_processes} found each other: "
+                         "start them all with torchrun")
     return engine
 
 # %% ../../nbs/bias_free/03_train.ipynb #6e212ac6

@@ -264,7 +264,9 @@ def _check_layers(model):
         if norm and m.training and not isinstance(m, FrozenBatchNorm2d):
             raise ValueError(f"{name} is in train mode: call model.eval() first")
     more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
-    if bad: raise ValueError(f"cannot be made homogeneous: {', '.join(bad[:8])}{more}")
+    if bad: 
+        raise ValueError("these layers cannot be made homogeneous, and have to be replaced first: "
+                         f"{', '.join(bad[:8])}{more}")
 
 @torch.no_grad()
 def remove_bias(
@@ -291,4 +293,5 @@ def remove_bias(
     if inputs is None: return model
     h = is_homogeneous(copy.deepcopy(model).eval(), inputs)
     if h: return model
-    raise ValueError(f"the copy is not homogeneous (degree {h.degree:.3g}, deviation {h.deviation:.1e}): {h.blame}")
+    raise ValueError(f"the copy without biases is still not homogeneous (degree {h.degree:.3g}, "
+                     f"deviation {h.deviation:.1e}), because of {h.blame}")

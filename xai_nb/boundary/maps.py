@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from ..core.words import BatchSize, Inputs, Model, Output, Progress, as_inputs, per_row
 from ..core.score import Score, image_rows, own_grad_mode
 from ..paths.ig import integrated_gradients
-from ..paths.averages import smooth_grad
+from ..paths.averages import own_keywords, smooth_grad
 from ..paths.gradient import saliency
 from ..rules.deep_lift import deep_lift
 from .searches import Bounds, Predicted, length, margin
@@ -39,7 +39,9 @@ def _at_boundary(model, inputs, target, bounds, boundary, output, progress, inte
         raise ValueError(f"this boundary is that of another model: at its point, image {still.nonzero()[0].item()} "
                          f"is still predicted as {b.target[still][0].item()}")
     missing = _some((~b.found).nonzero().flatten())
-    if missing: warnings.warn(f"no boundary was found for image {missing}: its map is NaN")
+    if missing:
+        warnings.warn(f"no boundary was found for image {missing}: its map is NaN; wider bounds, or more searches of "
+                      "find_boundary, may find one")
     return x, b, points
 
 def _some(numbers):
@@ -52,7 +54,8 @@ def _on_inputs(boundary, x):
         raise ValueError(f"boundary must come from find_boundary, on these inputs of shape {tuple(x.shape)}")
     b = Boundary(*(t.to(x) if t.is_floating_point() else t.to(x.device) for t in boundary))
     if not torch.allclose(length(b.points - x)[b.found], b.distance[b.found], rtol=1e-3):
-        raise ValueError("this boundary is that of other inputs: the points are not at its distances")
+        raise ValueError("this boundary is that of other inputs: its points are not at its distances from these. "
+                         "Search again, with find_boundary")
     return b
 
 def _check_classes(b, target):
@@ -70,6 +73,7 @@ def _blank(t, found):
     return type(t)(*blanked) if hasattr(t, '_fields') else tuple(blanked)
 
 # %% ../../nbs/boundary/03_maps.ipynb #3016be41
+@own_keywords
 @own_grad_mode
 @delegates(saliency)
 def boundary_saliency(
@@ -82,6 +86,7 @@ def boundary_saliency(
     options = dict(output=output, internal_batch_size=internal_batch_size, **kwargs)
     return _blank(saliency(model, p, b.target, **options), b.found)
 
+@own_keywords
 @own_grad_mode
 @delegates(smooth_grad)
 def boundary_smooth_grad(
@@ -94,6 +99,7 @@ def boundary_smooth_grad(
     options = dict(output=output, internal_batch_size=internal_batch_size, progress=progress, **kwargs)
     return _blank(smooth_grad(model, p, b.target, **options), b.found)
 
+@own_keywords
 @own_grad_mode
 @delegates(integrated_gradients, but='baselines')
 def boundary_ig(
@@ -106,6 +112,7 @@ def boundary_ig(
     options = dict(output=output, internal_batch_size=internal_batch_size, progress=progress, **kwargs)
     return _blank(integrated_gradients(model, x, b.target, p, **options), b.found)
 
+@own_keywords
 @own_grad_mode
 @delegates(deep_lift, but='baselines')
 def boundary_deep_lift(

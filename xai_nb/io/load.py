@@ -23,14 +23,17 @@ from ..core.words import IMAGENET_MEAN, IMAGENET_STD, black_baseline
 def as_rgb(
     img:Image.Image, # Any mode, except floating point
     )->Image.Image:  # Mode RGB
-    "Three channels of 8 bits: 16-bit values scaled, transparency over white"
-    if img.mode == 'F': raise ValueError("a floating point image has no fixed white: scale it to 8 bits first")
+    "Three channels of 8 bits: 16-bit values scaled, transparency over white; `ValueError` for other depths"
+    if img.mode == 'F':
+        raise ValueError("a floating point image has no fixed white: scale it to 0 to 255, and convert it to 8 bits")
     if img.mode.startswith('I'):
         v = np.asarray(img).astype(float)
         low, high = v.min(), v.max()
         if low < 0 or high > 65535:
-            raise ValueError(f"integer image with values from {low:g} to {high:g}: not 16 bits")
-        img = Image.fromarray((v/257).round().astype(np.uint8))
+            raise ValueError(f"integer image with values from {low:g} to {high:g}, which are neither 8 bits nor 16: "
+                             "scale it to 0 to 255 first")
+        is_8_bits = img.mode == 'I' and high <= 255                         # `I;16` says that it has 16
+        img = Image.fromarray((v if is_8_bits else v/257).round().astype(np.uint8))
     if img.has_transparency_data:
         img = img.convert('RGBA')
         img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
@@ -147,7 +150,8 @@ def as_state_dict(
         if isinstance(obj, dict) and isinstance(obj.get(k), (dict, nn.Module)): return as_state_dict(obj[k], own)
     if not isinstance(obj, dict) or not obj or not all(isinstance(v, torch.Tensor) for v in obj.values()):
         keys = list(obj)[:5] if isinstance(obj, dict) else ''
-        raise ValueError(f"the file holds no state dict but {type(obj).__name__} {keys}")
+        raise ValueError(f"the file holds no state dict but {type(obj).__name__} {keys}; "
+                         "a state dict has names and their tensors")
     for prefix in 'module.', '_orig_mod.', 'model.':
         if all(k.startswith(prefix) for k in obj) and not set(obj) & set(own):
             obj = copy.copy(obj)                                            # the caller's dict stays

@@ -41,7 +41,8 @@ def parse_box(
     if words in PLACES:
         t, l, b, r = PLACES[words]
         return Patch(round(t*height), round(l*width), round(b*height), round(r*width))
-    if re.search(r'\d\.\d|(?<!\d)-\d', words): raise ValueError("a box has whole numbers of pixels, from 0 on")
+    if re.search(r'\d\.\d|(?<!\d)-\d', words): 
+        raise ValueError(f"a box has whole numbers of pixels, from 0 on; not {text!r}")
     numbers = [int(n) for n in re.findall(r'\d+', words)]
     if len(numbers) != 4:
         raise ValueError("a box needs four numbers, top, left, bottom, right, or words such as "
@@ -49,7 +50,8 @@ def parse_box(
     names = tuple(re.findall('|'.join([*_SIDES, 'row', 'col']), words))
     order = names if sorted(names) == sorted(_SIDES) else _ORDERS.get(names)
     if order is None:
-        raise ValueError(f"{text!r}: name rows and columns, or top, left, bottom and right, or nothing")
+        raise ValueError(f"the box {text!r} is not clear: name rows and columns, or top, left, bottom and right, "
+                         "or give four numbers alone")
     patch = Patch(**dict(zip(order, numbers)))
     if patch.bottom > height or patch.right > width:
         raise ValueError(f"the box reaches outside the image, which has {height} rows and {width} columns")
@@ -81,7 +83,8 @@ class _Network(NamedTuple):
 
 def _network(model, weights, first, second, trust_pickle):
     "The network that is meant, and what comes with it"
-    if (first is None) != (second is None): raise ValueError("first and second belong together")
+    if (first is None) != (second is None):
+        raise ValueError("first and second belong together, as the two halves of one model: give both")
     if first is not None and model is not None:
         raise ValueError("give either a model or its two halves, first and second")
     if weights is not None and not isinstance(model, (str, Path)):

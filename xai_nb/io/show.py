@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Map', 'Blur', 'Quantiles', 'Norm', 'PALETTES', 'Sign', 'as_picture', 'to_image', 'pixel_map', 'gaussian_blur',
-           'attribution_scale', 'intensity', 'palette', 'overlay', 'png_bytes', 'new_figure', 'color_key',
-           'show_images', 'show_grid', 'draw_box', 'save_image']
+           'attribution_scale', 'intensity', 'palette', 'size_color', 'has_sign', 'map_note', 'overlay', 'png_bytes',
+           'new_figure', 'color_key', 'show_images', 'show_grid', 'draw_box', 'save_image']
 
 # %% ../../nbs/io/02_show.ipynb #f0fd30d6
 import io, sys, numpy as np, torch
@@ -30,15 +30,17 @@ def as_picture(
     if isinstance(image, torch.Tensor):
         if image.ndim == 4 and len(image) == 1: image = image[0]
         if image.ndim == 3: image = image.movedim(0, 2)
-        image = image.detach().cpu().numpy()
+        image = image.detach().cpu()
+        image = (image.double() if image.is_floating_point() else image).numpy()   # NumPy has no bfloat16
     p = np.asarray(image)
     if p.ndim == 2: p = p[..., None]
     if p.ndim != 3 or p.shape[2] not in (1, 3) or p.size == 0:
         raise ValueError(f"not one picture: shape {shape}; give an array (H, W, 3) or (H, W), or a tensor (3, H, W)")
     p = p/255. if p.dtype == np.uint8 else p.astype(float)
     low, high = p.min(), p.max()
-    if not (low >= -1e-4 and high <= 1 + 1e-4):                             # also false for NaN
-        raise ValueError(f"picture values go from {low:.3g} to {high:.3g}, not from 0 to 1; "
+    if np.isnan(low): raise ValueError("the picture has NaN values")
+    if low < -1e-4 or high > 1 + 1e-4:
+        raise ValueError(f"picture values go from {low:.3g} to {high:.3g}, not from 0 to 1 (or, as uint8, to 255); "
                          "`to_image` undoes a normalisation")
     return np.broadcast_to(p, (*p.shape[:2], 3)).clip(0, 1)
 
@@ -48,13 +50,18 @@ def to_image(
     mean=IMAGENET_MEAN, # The mean that was subtracted: one number per channel, or one for all
     std=IMAGENET_STD,   # The standard deviation that was divided by
     )->np.ndarray:      # Floats from 0 to 1, `(H, W, 3)`
-    "The picture behind a normalised tensor; `ValueError` for a batch"
+    "The picture behind a normalised tensor; `ValueError` for a batch, or another number of channels"
     if x.ndim == 4 and len(x) == 1: x = x[0]
     if x.ndim != 3: raise ValueError(f"to_image needs one image (C, H, W), not shape {tuple(x.shape)}")
-    x = x.detach().cpu().double()
+    shape, x = tuple(x.shape), x.detach().cpu().double()
+    if len(x) not in (1, 3):
+        raise ValueError(f"x of shape {shape} has {len(x)} channels, and a picture has 3, or 1 for grey: "
+                         "choose what to show; a signal is drawn as a curve")
     mean, std = (torch.as_tensor(v, dtype=x.dtype).reshape(-1, 1, 1) for v in (mean, std))
     if {len(mean), len(std)} - {1, len(x)}:
-        raise ValueError(f"mean has {len(mean)} and std {len(std)} values, the image has {len(x)} channels")
+        raise ValueError(f"x of shape {shape}, read as an image (C, H, W), has another number of channels than mean "
+                         f"({len(mean)}) and std ({len(std)}): give those that x was normalised with, a number each or "
+                         "one for each channel; a signal is no image, and is drawn as a curve")
     return as_picture((x*std + mean).clamp(0, 1))
 
 # %% ../../nbs/io/02_show.ipynb #0b34f219
@@ -70,7 +77,8 @@ def pixel_map(
     if isinstance(a, torch.Tensor): a = a.detach().cpu().double().numpy()
     a = np.asarray(a, dtype=float)
     shape = a.shape
-    if not np.isfinite(a).all(): raise ValueError("the attribution has NaN or infinite values")
+    if not np.isfinite(a).all():
+        raise ValueError("the attribution has NaN or infinite values: there is nothing to draw")
     if a.ndim == 4 and len(a) == 1: a = a[0]
     if a.ndim == 3: a = a.sum(0)
     if a.ndim != 2 or a.size == 0:
@@ -91,12 +99,12 @@ def gaussian_blur(
     return m
 
 # %% ../../nbs/io/02_show.ipynb #1c20f943
-Quantiles = Annotated[tuple, "of |m|: where the colour begins, and where it is full"]
+Quantiles = Annotated[tuple | None, "of |m|: where colour begins, where it is full; None: .85 and .9999"]
 Norm      = Annotated[str, "'quantile', or 'signed-max': from 0 to the largest |m|"]
 
 def attribution_scale(
     attribution:Map,
-    quantiles:Quantiles=(.85, .9999),
+    quantiles:Quantiles=None, # `None`: .85, and .9999 or less in a map of fewer than 50,000 pixels
     *,
     norm:Norm='quantile',
     blur:Blur=None,
@@ -105,10 +113,23 @@ def attribution_scale(
     m = np.abs(pixel_map(attribution, blur))
     if norm == 'signed-max': return 0., float(m.max())
     if norm != 'quantile': raise ValueError(f"norm must be 'quantile' or 'signed-max', not {norm!r}")
-    low, high = quantiles
+    low, high = (.85, _full_from(m.size)) if quantiles is None else quantiles
     if not 0 <= low < high <= 1:
         raise ValueError(f"quantiles must be two increasing numbers from 0 to 1, not {quantiles!r}")
-    return tuple(np.quantile(m, [low, high]).tolist())
+    n_above = max(1, int((1 - low)*(m.size - 1)))                           # pixels that should be seen, at least
+    low, high = np.quantile(m, [low, high]).tolist()
+    return _below_plateau(m, low, n_above), high
+
+def _full_from(n):
+    "The upper quantile of `n` pixels: five of them lie above it, of a small map one in thirty, but one"
+    spared = max(1, min(5, n/30))
+    return min(.9999, max(.9, 1 - spared/max(1, n - 1)))
+
+def _below_plateau(m, low, n_above):
+    "`low`, or the next smaller value where so many pixels are equal to `low` that fewer than `n_above` exceed it"
+    rounding = 1e-6*m.max()
+    if (m > low + rounding).sum() >= n_above: return low
+    return float(m[m < low - rounding].max(initial=0))
 
 def intensity(
     m:np.ndarray,  # `(H, W)`, signed
@@ -123,6 +144,7 @@ def intensity(
 
 # %% ../../nbs/io/02_show.ipynb #4c8916d9
 PALETTES = {'green-red': ('#00e000', '#ff1a1a'), 'blue-orange': ('#1a80ff', '#ff8c00')}
+_SIZE_COLORS = {'green-red': '#d040ff', 'blue-orange': '#00e0e0'}
 
 def palette(
     colors:Colors, # `'green-red'`, `'blue-orange'` (safe for colour-blind readers), or two colors: positive, negative
@@ -134,36 +156,64 @@ def palette(
         raise ValueError(f"colors must be one of {', '.join(PALETTES)}, or two colors; not {colors!r}")
     return [np.array(to_rgb(c)) for c in pair]
 
+def size_color(
+    colors:Colors,
+    )->np.ndarray: # `(3,)`
+    "The colour of a map without sign: violet, beside blue and orange a turquoise"
+    from matplotlib.colors import to_rgb
+    return np.array(to_rgb(_SIZE_COLORS.get(colors if isinstance(colors, str) else None, '#d040ff')))
+
 # %% ../../nbs/io/02_show.ipynb #db3644e6
-Sign = Annotated[str, "what is shown: 'both', 'positive' or 'negative'"]
+Sign = Annotated[str, "what is shown: 'both', 'positive', 'negative', or 'size' without a sign"]
+_SIGNS = 'both', 'positive', 'negative', 'size'
+
+def _check_sign(sign):
+    if sign not in _SIGNS: raise ValueError(f"sign must be one of {', '.join(_SIGNS)}; not {sign!r}")
+
+def has_sign(
+    attribution:Map,
+    )->bool:
+    "Has the map, summed over the channels, a negative value? Saliency, squares and variances have none"
+    return bool((pixel_map(attribution) < 0).any())
+
+def map_note(
+    attribution:Map,
+    )->str: # `'NaN or infinite'`, `'0 everywhere'` or `'constant'`; empty for a map with something to see
+    "What is odd about a map, for its title"
+    a = torch.as_tensor(np.array(attribution)) if isinstance(attribution, np.ndarray) else torch.as_tensor(attribution)
+    if not a.isfinite().all(): return 'NaN or infinite'
+    m = pixel_map(a)
+    if not m.any(): return '0 everywhere'
+    return 'constant' if np.ptp(m) <= 1e-6*np.abs(m).max() else ''
 
 def overlay(
     image:Picture,
-    attribution:Map,                  # As large as the image: `(H, W)`, `(C, H, W)` or `(1, C, H, W)`; tensor or array
-    scale:tuple=None,                 # `(low, high)` of `attribution_scale`; `None`: those of this map
+    attribution:Map,          # As large as the image: `(H, W)`, `(C, H, W)` or `(1, C, H, W)`; tensor or array
+    scale:tuple=None,         # `(low, high)` of `attribution_scale`; `None`: those of this map
     *,
     colors:Colors='green-red',
-    sign:Sign='both',
+    sign:Sign=None,           # `None`: `'both'`, but `'size'` for a map without a negative value
     blur:Blur=None,
-    norm:Norm='quantile',             # `'quantile'`, or `'signed-max'`: from 0 to the largest |m|; without a `scale`
-    quantiles:Quantiles=(.85, .9999), # Of |m|: where the colour begins, and where it is full; without a `scale`
-    gray:bool=True,                   # Show the photo in grey?
-    strength:float=1.,                # Opacity of a full colour, from 0 to 1
-    )->np.ndarray:                    # Floats from 0 to 1, `(H, W, 3)`
+    norm:Norm='quantile',     # `'quantile'`, or `'signed-max'`: from 0 to the largest |m|; without a `scale`
+    quantiles:Quantiles=None, # Of |m|: where the colour begins, and where it is full; without a `scale`
+    gray:bool=True,           # Show the photo in grey?
+    strength:float=1.,        # Opacity of a full colour, from 0 to 1
+    )->np.ndarray:            # Floats from 0 to 1, `(H, W, 3)`
     "The attribution drawn over the image; `ValueError` where the two do not fit"
     picture, m = as_picture(image), pixel_map(attribution, blur)
     (h, w), (rows, columns) = m.shape, picture.shape[:2]
     if (h, w) != (rows, columns):
         raise ValueError(f"an attribution of {h}×{w} pixels does not fit a picture of {rows}×{columns}")
-    if sign not in ('both', 'positive', 'negative'):
-        raise ValueError(f"sign must be 'both', 'positive' or 'negative', not {sign!r}")
+    if sign is None: sign = 'both' if has_sign(m) else 'size'
+    _check_sign(sign)
     if not 0 <= strength <= 1: raise ValueError(f"strength must be from 0 to 1, not {strength!r}")
     if scale is None: scale = attribution_scale(m, quantiles, norm=norm)
     t = strength*intensity(m, scale)
     if sign == 'positive': t = np.where(m > 0, t, 0)
     if sign == 'negative': t = np.where(m < 0, t, 0)
     if gray: picture = (picture @ [.299, .587, .114])[..., None]
-    t, color = t[..., None], np.where(m[..., None] > 0, *palette(colors))
+    signed = np.where(m[..., None] > 0, *palette(colors))
+    t, color = t[..., None], size_color(colors) if sign == 'size' else signed
     return ((1 - t)*picture + t*color).clip(0, 1)
 
 # %% ../../nbs/io/02_show.ipynb #830be5a6
@@ -198,15 +248,20 @@ def _png_for_notebook(figure):
 def color_key(
     where,                     # A matplotlib figure (below everything) or axes (below them)
     colors:Colors='green-red',
-    sign:Sign='both',
+    sign:Sign='both',          # Or several, where the maps of a figure differ
     **kwargs):                 # For matplotlib's `legend`
-    "Add a legend that says what the two colours mean; returns it"
+    "Add a legend that says what the colours mean; returns it"
     from matplotlib.patches import Patch as Swatch
-    entries = dict(positive='positive: raises the score', negative='negative: lowers it')
-    handles = [Swatch(color=c, label=entries[s]) for c, s in zip(palette(colors), entries) if sign in ('both', s)]
+    signs = [sign] if isinstance(sign, str) else list(sign)
+    for s in signs: _check_sign(s)
+    if 'both' in signs: signs += ['positive', 'negative']
+    words = dict(positive='positive: raises the score', negative='negative: lowers it')
+    words['size'] = 'how large, without a sign'
+    each = zip(words, [*palette(colors), size_color(colors)])
+    handles = [Swatch(color=color, label=words[s]) for s, color in each if s in signs]
     is_axes = hasattr(where, 'plot')
     place = dict(loc='upper center', bbox_to_anchor=(.5, 0)) if is_axes else dict(loc='outside lower center')
-    return where.legend(handles=handles, **{**place, 'ncols': 2, 'frameon': False, 'fontsize': 9, **kwargs})
+    return where.legend(handles=handles, **{**place, 'ncols': 3, 'frameon': False, 'fontsize': 9, **kwargs})
 
 def show_images(
     images,             # A list; each a PIL image, array `(H, W, 3)` or tensor `(3, H, W)`, from 0 to 1
@@ -214,22 +269,25 @@ def show_images(
     rows:int=1,         # Rows of the grid
     size:float=2.2,     # Width of a picture, in inches
     colors:Colors=None, # Add a `color_key` for this palette; `None`: no key
+    sign:Sign='both',   # What the key explains, or several of these
     ):                  # A matplotlib `Figure`: a notebook shows it as the last line of a cell, `savefig` writes it
     "A grid of pictures, filled row by row; `ValueError` where titles or rows do not fit"
     images = [as_picture(i) for i in images]
     titles = [None]*len(images) if titles is None else list(titles)
     if not images or len(titles) != len(images):
-        raise ValueError(f"{len(titles)} titles for {len(images)} images")
-    if not 1 <= rows <= len(images): raise ValueError(f"rows must be from 1 to {len(images)}, not {rows}")
+        raise ValueError(f"{len(titles)} titles for {len(images)} images: give one for each")
+    if not 1 <= rows <= len(images):
+        raise ValueError(f"rows must be from 1 to the number of images, {len(images)}; not {rows}")
     columns = -(-len(images)//rows)
-    height = size*max(i.shape[0]/i.shape[1] for i in images) + .3*any(titles)
+    lines = max(len(title.splitlines()) if title else 0 for title in titles)
+    height = size*max(i.shape[0]/i.shape[1] for i in images) + .13*(lines > 0) + .17*lines
     fig = new_figure(columns*size, rows*height + .35*(colors is not None))
     axs = fig.subplots(rows, columns, squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax, image, title in zip(axs.flat, images, titles):
         ax.imshow(image)
         ax.set_title(title or '', fontsize=10)
-    if colors is not None: color_key(fig, colors)
+    if colors is not None: color_key(fig, colors, sign, ncols=min(3, max(1, int(columns*size/1.9))))
     return fig
 
 # %% ../../nbs/io/02_show.ipynb #ec3c8f74
@@ -238,34 +296,48 @@ def _finite_map(m):
     m = torch.as_tensor(m.copy() if isinstance(m, np.ndarray) else m)       # a mirrored array is no tensor, its copy is
     return m if m.isfinite().all() else None
 
+def _is_seen(m): return map_note(m) in ('', 'constant')
+
+def _sign_of(column):
+    "The sign of a method: `'size'` where none of its maps has a negative value"
+    finite = [m for m in map(_finite_map, column) if m is not None]
+    return 'both' if any(map(has_sign, finite)) else 'size'
+
 @delegates(overlay, but=['scale'])
 def show_grid(
-    images,                           # A row for each; PIL image, array `(H, W, 3)` or tensor `(3, H, W)`, from 0 to 1
-    maps:dict,                        # For each column its title, and an attribution for each image
+    images,                 # A row for each; PIL image, array `(H, W, 3)` or tensor `(3, H, W)`, from 0 to 1
+    maps:dict,              # For each column its title, and an attribution for each image
     *,
-    share_scale:bool=False,           # One scale for all maps of an image, that of the largest?
-    size:float=1.9,                   # Width of a picture, in inches
+    share_scale:bool=False, # One scale for all maps of an image, that of the largest?
+    size:float=1.9,         # Width of a picture, in inches
     norm:Norm='signed-max',
     blur:Blur=None,
-    quantiles:Quantiles=(.85, .9999),
+    quantiles:Quantiles=None,
     colors:Colors='green-red',
+    sign:Sign=None,         # `None`: `'both'`, but `'size'` for a column without a negative value
     **kwargs,
-    ):                                # A matplotlib `Figure`
-    "Methods × images; a map with NaN is left empty; `ValueError` where a column has not one map for each image"
+    ):                      # A matplotlib `Figure`
+    """Methods × images. A map with NaN is left empty, and the title of a map with nothing to see says so.
+    `ValueError` where a column has not one map for each image"""
     images = [as_picture(i) for i in images]
     for title, column in maps.items():
-        if len(column) != len(images): raise ValueError(f"{title}: {len(column)} maps for {len(images)} images")
-    pictures = []
+        if len(column) == len(images): continue
+        raise ValueError(f"{title}: {len(column)} maps for {len(images)} images: give one for each")
+    signs = [sign or _sign_of(column) for column in maps.values()]
+    pictures, titles = [], []
     for k, image in enumerate(images):
         row = [_finite_map(column[k]) for column in maps.values()]
         scales = [None if m is None else attribution_scale(m, quantiles, norm=norm, blur=blur) for m in row]
         if share_scale: scales = [max(filter(None, scales), key=lambda s: s[1], default=None)]*len(row)
         pictures.append(image)
-        for m, scale in zip(row, scales):
+        titles += [''] + [map_note(column[k]) for column in maps.values()]
+        for m, scale, s in zip(row, scales, signs):
             empty = np.ones_like(image)
-            pictures.append(empty if m is None else overlay(image, m, scale, blur=blur, colors=colors, **kwargs))
-    titles = ['', *maps] + [None]*(len(pictures) - len(maps) - 1)
-    return show_images(pictures, titles, len(images), size, colors)
+            options = dict(blur=blur, colors=colors, sign=s, **kwargs)
+            pictures.append(empty if m is None else overlay(image, m, scale, **options))
+    for i, name in enumerate(maps, 1): titles[i] = f'{name}\n{titles[i]}'.strip()
+    shown = [s for s, column in zip(signs, maps.values()) if any(map(_is_seen, column))] or signs
+    return show_images(pictures, titles, len(images), size, colors, shown)
 
 # %% ../../nbs/io/02_show.ipynb #ab677ebd
 def draw_box(
