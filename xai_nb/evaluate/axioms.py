@@ -223,7 +223,8 @@ def _search(attribute, axiom, n_cases, tol, seed, simplify):
     "The `Finding` about one axiom"
     seen, worst, bad = [], -1., None
     cases = copy.deepcopy(draw_cases(axiom.cases, n_cases, seed))              # a method may leave marks on the models
-    def found(verdict, worst, text): return Finding(axiom.name, verdict, worst, len(seen), sum(v > tol for v in seen), text)
+    def found(verdict, worst, text):
+        return Finding(axiom.name, verdict, worst, len(seen), sum(v > tol for v in seen), text)
     for case in cases:
         try: v, A = _violation(attribute, axiom, case)
         except Exception as e: return found('error', math.nan, f'{type(e).__name__}: {e}; {case}')
