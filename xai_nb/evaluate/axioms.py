@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Times', 'Point', 'AXIOMS', 'straight', 'power_path', 'staircase', 'path_attribution', 'Axiom', 'NotApplicable',
-           'only_for', 'Finding', 'AxiomReport', 'axiom_report', 'Scorecard', 'Extreme', 'Polynomial']
+           'only_for', 'Finding', 'AxiomReport', 'read_reports', 'axiom_report', 'Scorecard', 'Extreme', 'Polynomial']
 
 # %% ../../nbs/evaluate/01_axioms.ipynb #fa657cb4
-import copy, html, math, random, torch, numpy as np
+import copy, html, json, math, random, torch, numpy as np
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, NamedTuple
 from torch import Tensor
 from ..core.words import Progress, progress_bar
 from ..core.score import own_grad_mode
+from ..io.files import write_whole
 from .cases import Extreme, Polynomial, any_case, as_text, draw_cases, last_unused, never_falls
 from .cases import of_the_sum, one_moves, other_units, simple_case, twins, two_and_a_sum, written_twice
 _all_ = ['Extreme', 'Polynomial'] # kinds of models, for `only_for`
@@ -62,37 +64,26 @@ def path_attribution(
     return torch.stack(out)
 
 # %% ../../nbs/evaluate/01_axioms.ipynb #18ff7e51
-def _moved(model, c, n=100):
-    "What the score moves on the straight line; a thousandth of the scores at least: round-off is no violation"
-    a = torch.linspace(0, 1, n + 1, dtype=torch.float64)[:, None]
-    with torch.no_grad(): f = model(c.baseline + a*(c.x - c.baseline))[:, 0]
-    return f.diff().abs().sum().item() + 1e-3*(f[0].abs() + f[-1].abs()).item() + 1e-9
+def _climb(model, x, b):
+    with torch.no_grad(): return (model(x) - model(b))[0, 0].item()
 
-def _size(maps, c, models=None):
-    "The unit: what the scores move plus the sizes of all attributions"
-    return sum(_moved(m, c) for m in models or c.models) + sum(a.abs().sum().item() for a in maps)
-
-def _complete(A, c):
-    climb = c.models[0](c.x) - c.models[0](c.baseline)
-    return abs(A(0).sum().item() - climb.item())/_size([A(0)], c)
-def _sensitive(A, c): return float(not abs(A(0)[0, c.more[0]].item()) > 1e-9*_size([A(0)], c))
-def _dummy(A, c): return abs(A(0)[0, -1].item())/_size([A(0)], c)
-def _linear(A, c):
-    size = sum(abs(v)*_size([A(k)], c, c.models[k:k+1]) for k, v in enumerate((1, *c.more)))
-    return (A(0) - c.more[0]*A(1) - c.more[1]*A(2)).abs().sum().item()/size
-def _invariant(A, c): return (A(0) - A(1)).abs().sum().item()/_size([A(0), A(1)], c)
-def _symmetric(A, c): return abs((A(0)[0, 0] - A(0)[0, 1]).item())/_size([A(0)], c)
-def _positive(A, c): return max(0., -A(0).min().item())/_size([A(0)], c)
-def _scale_free(A, c): return (A(0) - A(*c.more)).abs().sum().item()/_size([A(0), A(*c.more)], c)
-def _proportional(A, c):
-    off = A(0)*c.x.sum() - c.x*A(0).sum()
-    return off.abs().sum().item()/c.x.abs().sum().item()/_size([A(0)], c)
+def _complete(A, c): return abs(A(0).sum().item() - _climb(c.models[0], c.x, c.baseline))
+def _sensitive(A, c):
+    climb, given = abs(_climb(c.models[0], c.x, c.baseline)), abs(A(0)[0, c.more[0]].item())
+    return climb if given < 1e-9*climb else 0*given                            # NaN stays NaN
+def _dummy(A, c): return abs(A(0)[0, -1].item())
+def _linear(A, c): return (A(0) - c.more[0]*A(1) - c.more[1]*A(2)).abs().sum().item()
+def _invariant(A, c): return (A(0) - A(1)).abs().sum().item()
+def _symmetric(A, c): return abs((A(0)[0, 0] - A(0)[0, 1]).item())
+def _positive(A, c): return (-A(0)).clamp(min=0).sum().item()
+def _scale_free(A, c): return (A(0) - A(*c.more)).abs().sum().item()
+def _proportional(A, c): return (A(0) - c.x/c.x.sum()*A(0).sum()).abs().sum().item()
 
 class Axiom(NamedTuple):
     "A search for counterexamples"
-    name:str         # For the table
-    cases:object     # A strategy of the chapter on small functions, or a Hypothesis strategy of `Case`s
-    violation:object # `(A, case)` to a number, 0 where it holds; `A(k)` is the attribution of the case's model `k`
+    name:str     # For the table
+    cases:object # A strategy of the chapter on small functions, or a Hypothesis strategy of `Case`s
+    gap:object   # `(A, case)` to how far `A` is off, in units of the score; `A(k)` attributes the case's model `k`
 
 AXIOMS = (
     Axiom('completeness', any_case, _complete), Axiom('sensitivity', one_moves, _sensitive),
@@ -121,30 +112,42 @@ def only_for(
 class Finding(NamedTuple):
     "What a search found about one axiom"
     axiom:str            # Its name
-    verdict:str          # 'holds', 'fails', 'not applicable' or 'error'
-    worst:float          # The worst violation; NaN where there was none to measure
+    verdict:str          # 'not refuted', 'fails', 'not applicable' or 'error'
+    worst:float          # The largest gap, as a share of $|F(x)-F(x')|$; inf where only cases without a climb refute it
     n_cases:int          # That the method was tried on
+    n_failed:int         # That refute the axiom
     counterexample:str   # The simplest one found, and what the method gave; or the error
+    @property
+    def says(self):
+        "The verdict and its cases, in words"
+        if self.verdict == 'not refuted': return f'not refuted in {self.n_cases} cases'
+        return f'fails in {self.n_failed} of {self.n_cases} cases' if self.verdict == 'fails' else self.verdict
+
+def _share(v):
+    "`12 %`, `2e-14`, `∞` or nothing for NaN"
+    if v != v: return ''
+    if v == math.inf: return '∞'
+    return f'{v:.0%}'.replace('%', ' %') if v >= .01 else f'{v:.0e}' if v else '0'
 
 class AxiomReport(list):
     "A list of `Finding`s about one method, as a table"
     def __init__(self,
         name:str,  # The method's
         findings,  # Of each axiom
-        tol:float, # Violations up to here were forgiven
+        tol:float, # Gaps up to here were forgiven
     ):
         super().__init__(findings)
         self.name, self.tol = name, tol
     def __getitem__(self, k):
         return next(f for f in self if f.axiom == k) if isinstance(k, str) else super().__getitem__(k)
     def _rows(self):
-        worst = ['' if f.worst != f.worst else f'{f.worst:.1e}' for f in self]
-        rows = [(f.axiom, f.verdict, w, str(f.n_cases), f.counterexample) for f, w in zip(self, worst)]
-        return [('axiom', 'verdict', 'worst', 'cases', 'counterexample'), *rows]
-    def __repr__(self): return _text(self._rows(), f'{self.name} (tol {self.tol:g})')
-    def _repr_html_(self): return _html(self._rows(), f'{self.name} (tol {self.tol:g})')
+        rows = [(f.axiom, f.says, _share(f.worst), f.counterexample) for f in self]
+        return [('axiom', 'verdict', 'largest gap', 'counterexample'), *rows]
+    def _title(self): return f"{self.name} (gaps as a share of |F(x) − F(x')|; forgiven up to {self.tol:g})"
+    def __repr__(self): return _text(self._rows(), self._title())
+    def _repr_html_(self): return _html(self._rows(), self._title())
 
-_COLORS = dict(holds='#2e7d32', fails='#c62828', error='#c62828')
+_COLORS = {'not refuted': '#2e7d32', 'fails': '#c62828', 'error': '#c62828'}
 
 def _text(rows, title):
     width = [max(len(r[k]) for r in rows) for k in range(len(rows[0]) - 1)]
@@ -152,7 +155,7 @@ def _text(rows, title):
 
 def _html(rows, title):
     def cell(v, tag):
-        color = _COLORS.get(v.split(" ")[0], "inherit")
+        color = next((c for verdict, c in _COLORS.items() if v.startswith(verdict)), 'inherit')
         return f'<{tag} style="text-align:left;color:{color}">{html.escape(v)}</{tag}>'
     def row(r): return '<tr>' + ''.join(cell(v, 'td' if i else 'th') for i, v in enumerate(r)) + '</tr>'
     caption = f'<caption style="text-align:left">{html.escape(title)}</caption>'
@@ -186,13 +189,21 @@ def _same_draws():
         random.setstate(was[0])
         np.random.set_state(was[1])
 
+def _rounding(case, maps):
+    "What rounding may move, in units of the score, in float32 or better"
+    with torch.no_grad(): scores = [m(z) for m in case.models for z in (case.x, case.baseline)]
+    return 1e-6*(1 + sum(v.abs().sum().item() for v in [*scores, *maps]))
+
 def _violation(attribute, axiom, case):
-    "How far a method violates an axiom, or `None` where it is not made for the case; and its `_Answers`"
+    "The gap as a share of $|F(x)-F(x')|$, or `None` where the method is not made for the case; and its `_Answers`"
     A = _Answers(attribute, case)
     try:
-        with _same_draws(): v = axiom.violation(A, case)
+        with _same_draws(): gap = axiom.gap(A, case)
     except NotApplicable: return None, A
-    return (v if v == v else math.inf), A                                      # a NaN in a map is a violation
+    climb = max(abs(_climb(m, case.x, case.baseline)) for m in case.models)
+    if gap != gap: return math.inf, A                                          # a NaN in a map is a violation
+    if climb > 1e-9*_rounding(case, ()): return gap/climb, A
+    return (math.inf if gap > _rounding(case, A.maps.values()) else 0.), A
 
 def _simplest(attribute, axiom, n_cases, tol, seed):
     "The `_Answers` to a simple case that violates the axiom, or `None` where none is seen again"
@@ -210,36 +221,65 @@ def _simplest(attribute, axiom, n_cases, tol, seed):
 
 def _search(attribute, axiom, n_cases, tol, seed, simplify):
     "The `Finding` about one axiom"
-    tried, worst, bad = 0, math.nan, None
+    seen, worst, bad = [], -1., None
     cases = copy.deepcopy(draw_cases(axiom.cases, n_cases, seed))              # a method may leave marks on the models
+    def found(verdict, worst, text):
+        return Finding(axiom.name, verdict, worst, len(seen), sum(v > tol for v in seen), text)
     for case in cases:
         try: v, A = _violation(attribute, axiom, case)
-        except Exception as e: return Finding(axiom.name, 'error', worst, tried, f'{type(e).__name__}: {e}; {case}')
+        except Exception as e: return found('error', math.nan, f'{type(e).__name__}: {e}; {case}')
         if v is None: continue
-        tried += 1
-        if not v <= worst: worst, bad = v, A
-    if not tried: return Finding(axiom.name, 'not applicable', worst, 0, '')
-    if worst <= tol: return Finding(axiom.name, 'holds', worst, tried, '')
+        seen.append(v)
+        size = v if v < math.inf else 2*tol                                    # a gap without a size shows least
+        if size > worst: worst, bad = size, A
+    if not seen: return found('not applicable', math.nan, '')
+    if max(seen) <= tol: return found('not refuted', max(seen), '')
+    worst = max((v for v in seen if tol < v < math.inf), default=math.inf)
     if simplify: bad = _simplest(attribute, axiom, n_cases, tol, seed) or bad
-    return Finding(axiom.name, 'fails', worst, tried, str(bad))
+    return found('fails', worst, str(bad))
+
+def _stored(path):
+    "The findings in a file of JSON lines, by what was searched"
+    if path is None or not Path(path).exists(): return {}
+    rows = [json.loads(line) for line in Path(path).read_text(encoding='utf-8').splitlines()]
+    return {tuple(r.pop('search')): Finding(**r) for r in rows}
+
+def _store(path, done):
+    lines = [json.dumps(dict(search=k) | f._asdict(), ensure_ascii=False) + '\n' for k, f in done.items()]
+    with write_whole(path) as part: part.write_text(''.join(lines), encoding='utf-8')
+
+def read_reports(
+    path,     # A file that `axiom_report` stored
+    )->dict:  # Name of the method to `AxiomReport`
+    "The stored reports; `FileNotFoundError` where there is no such file"
+    if not Path(path).exists(): raise FileNotFoundError(f"no stored reports: {path}")
+    reports = {}
+    for (name, _, _, tol, _), finding in _stored(path).items():
+        reports.setdefault(name, AxiomReport(name, [], tol)).append(finding)
+    return reports
 
 def axiom_report(
     attribute,           # `(model, inputs, baselines, target)` to attributions like `inputs`, `(1, n)` in float64
     name:str=None,       # The method's name, for the table
     axioms=AXIOMS,       # What to search
     n_cases:int=200,     # Cases of each axiom
-    tol:float=.01,       # Violations up to here are forgiven, as a share of what the score moves plus $\sum|A_i|$
+    tol:float=.01,       # Gaps up to here are forgiven, as a share of $|F(x)-F(x')|$
     seed:int=0,          # Of the search
     simplify:bool=True,  # Where an axiom fails, look for a simple case that shows it? Else the worst one seen is kept
     progress:Progress=False,
+    stored=None,         # A file of JSON lines: findings of this `name` and search in it are read, others are added
     )->AxiomReport:
     "Search for counterexamples to each axiom (Sundararajan et al. 2017; Lundstrom et al. 2022); needs hypothesis"
-    found = []
+    name, found, done = name or getattr(attribute, '__name__', 'method'), [], _stored(stored)
     with progress_bar(progress and 'axioms', len(axioms), 'axiom') as bar:
         for a in axioms:
-            found.append(_search(attribute, a, n_cases, tol, seed, simplify))
+            key = name, a.name, n_cases, tol, seed
+            if key not in done:
+                done[key] = _search(attribute, a, n_cases, tol, seed, simplify)
+                if stored is not None: _store(stored, done)
+            found.append(done[key])
             bar.update(1)
-    return AxiomReport(name or getattr(attribute, '__name__', 'method'), found, tol)
+    return AxiomReport(name, found, tol)
 
 class Scorecard:
     "Several reports side by side: methods down, axioms across"
@@ -247,8 +287,11 @@ class Scorecard:
         *reports:AxiomReport, # On the same axioms
     ): self.reports = reports
     def _rows(self):
-        def cell(f): return f'fails {f.worst:.0%}' if f.verdict == 'fails' else f.verdict
+        def cell(f):
+            if f.verdict == 'fails': return f'fails by {_share(f.worst)}, in {f.n_failed} of {f.n_cases}'
+            return f'not refuted in {f.n_cases}' if f.verdict == 'not refuted' else f.verdict
         head = ('method', *(f.axiom for f in self.reports[0]))
         return [head, *((r.name, *(cell(f) for f in r)) for r in self.reports)]
-    def __repr__(self): return _text(self._rows(), 'worst violation, in % of what the score moves plus Σ|A|')
-    def _repr_html_(self): return _html(self._rows(), 'worst violation, in % of what the score moves plus Σ|A|')
+    def __repr__(self): return _text(self._rows(), self._title)
+    def _repr_html_(self): return _html(self._rows(), self._title)
+    _title = "the largest gap, as a share of |F(x) − F(x')|, and the number of cases"
