@@ -259,6 +259,7 @@ class _Table:
         if self.totals is None: self.totals = [None if m is None else self.zeros(m) for m in motions]
         weighted = {k: g*per_row(weights, g) for k, g in enumerate(gradients) if g is not None}
         self.used.update(weighted)
+        if self.together is None: self.together = self.try_together(z, rows, motions)
         for of, motions in self.motions(z, rows):
             for k, w in weighted.items():
                 part = w*motions[k]                                             # (t, n, …)
@@ -284,23 +285,22 @@ class _Table:
         def alone(i, j):
             each = zip(*(self.jvp(z, rows, moving*m)[1] for m in self.masks[i:j, None]))
             return slice(i, j), [None if ms[0] is None else torch.stack(ms) for ms in each]
-        if self.together is None: self.together = self.try_together(at_once, alone)
         yield from self.F.chunk.run(at_once if self.together else alone, len(self.masks), per=len(rows))
 
-    def try_together(self, at_once, alone):
-        "Does the model take many tangents at once, and does it give what one alone gives? Else a warning"
-        try: many = at_once(0, 1)[1]
+    def try_together(self, z, rows, motions):
+        "Does the model take many tangents at once, and is the motion of the whole image as it should be? Else a warning"
+        try: many = tile_motions(self.F, self.place, z, rows, self.moving[rows][None])
         except (NotImplementedError, RuntimeError) as e:
             if isinstance(e, torch.OutOfMemoryError): raise
             why = str(e).splitlines()[0][:100]
         else:
-            if all(_alike(a, b) for a, b in zip(many, alone(0, 1)[1])): return True
-            why = 'they come out otherwise than one at a time'
+            if all(_alike(a, b) for a, b in zip(many, motions)): return True
+            why = 'the derivative is lost there'
         warnings.warn("below the layer is an operation that does not take many tangents at once, "
-                      f"so each tile gets a pass of its own ({why})", stacklevel=7)
+                      f"so each tile gets a pass of its own ({why})", stacklevel=6)
         return False
 
 def _alike(a, b):
     "Are the motions `a` those of `b`, but for rounding?"
     if b is None: return True
-    return (a - b).abs().amax() <= 10*torch.finfo(b.dtype).eps**.5*b.abs().amax()
+    return (a[0] - b).abs().amax() <= 10*torch.finfo(b.dtype).eps**.5*b.abs().amax()

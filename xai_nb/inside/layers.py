@@ -135,11 +135,11 @@ def _not_reached(model, layer):
     "Why no call of the layer was seen"
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     if isinstance(layer, torch.jit.ScriptModule):
-        return ("the forward pass does not reach the layer as a module: the model is traced or scripted, and TorchScript "
-                "runs without calling its layers. Give the nn.Module that it was made from")
+        return ("the forward pass does not reach the layer as a module: the model is traced or scripted, and "
+                "TorchScript runs without calling its layers. Give the nn.Module that it was made from")
     if any(hasattr(m, '_orig_mod') or m._compiled_call_impl is not None for m in modules):
-        return ("the forward pass does not reach the layer as a module: the model is compiled, and runs without calling "
-                "its layers. Give the model as it was before it was compiled")
+        return ("the forward pass does not reach the layer as a module: the model is compiled, and runs without "
+                "calling its layers. Give the model as it was before it was compiled")
     if isinstance(model, torch.fx.GraphModule):
         return ("the forward pass does not reach the layer as a module: the model is exported, and runs its operations "
                 "without calling its layers. Give the nn.Module that it was made from")
@@ -209,9 +209,9 @@ class LayerTap:
             raise ValueError(f"the score does not depend on what the layer {self.place.says}{why}")
         for g, per_image in zip(gradients, self.place.per_image):
             if g is None or per_image and len(g) == len(f): continue
-            raise ValueError(f"for {len(f)} image(s) the layer {self.place.says} {g.dtype} of shape {tuple(g.shape)}, and "
-                             "the score depends on that: the batch must come first, in floating point. Choose another "
-                             "layer, or the input of the layer that takes it (at='input')")
+            raise ValueError(f"for {len(f)} image(s) the layer {self.place.says} {g.dtype} of shape {tuple(g.shape)}, "
+                             "and the score depends on that: the batch must come first, in floating point. Choose "
+                             "another layer, or the input of the layer that takes it (at='input')")
         return gradients
 
 class _GraphThroughout(TorchFunctionMode):
@@ -249,8 +249,9 @@ def layer_jvp(
     moved = [torch.zeros_like(y) if m is None else m.detach() for y, m in zip(tap.leaves, motions)]
     return gradients, tuple(m if of and len(m) == len(z) else None for m, of in zip(moved, place.per_image))
 
-_LOST = ("before the layer is an operation through which the derivative is lost: it has no forward mode, and its backward "
-         "pass cannot be differentiated (a custom operator, once_differentiable). Give it a `jvp`, or choose a layer before it")
+_LOST = ("before the layer is an operation through which the derivative is lost: it has no forward mode, and its "
+         "backward pass cannot be differentiated (a custom operator, once_differentiable). Give it a `jvp`, or choose a "
+         "layer before it")
 
 def _by_duals(tap, F, z, rows, direction):
     "The score, and $J d$ by forward mode; `None` for a tensor that does not depend on the input"
@@ -316,7 +317,8 @@ def find_way(
     rows:Tensor,       # The image of each point, `(n,)`
     ways=(True, False) # Forward mode, two backward passes
     )->bool:           # Forward mode?
-    "The first way that passes the adjoint test; `RuntimeError` where none does, `ValueError` where looking changes the score"
+    """The first way that passes the adjoint test; `RuntimeError` where none does, `ValueError` where looking changes
+    the score"""
     tap = LayerTap(place)
     try: leaf, f = _run_back(tap, F, z, rows)
     except RuntimeError as e:
@@ -351,9 +353,9 @@ def _check_same_score(F, place, z, rows, out):
     with torch.no_grad(), no_fast_path, plain_attention: plain = F.run(z, rows)
     miss = (out.detach() - plain).abs().max()
     if not miss > 10*torch.finfo(out.dtype).eps**.5*plain.abs().max(): return
-    raise ValueError(f"what the layer {place.says} is changed in place, and used elsewhere too, so the score is another one "
-                     "when the layer is given a copy. Ask for the layer's other side (at=), or make that operation one "
-                     "that is not in place (inplace=False)")
+    raise ValueError(f"what the layer {place.says} is changed in place, and used elsewhere too, so the score is another "
+                     "one when a copy takes its place. Ask for the layer's other side (at=), or make that operation "
+                     "one that is not in place (inplace=False)")
 
 def _check_fixed(F, tap, rows):
     "`ValueError` if what is there changes on the path, without any derivative"
@@ -414,7 +416,7 @@ def layer_question(
     *,
     output:Output='logit', n_steps:Steps=50, method:Method=None, internal_batch_size:BatchSize=None,
     progress:Progress=False, call:Call=-1, at:At='output',
-    )->tuple:   # The `Score`; the baselines, `(B, …)`; the `Place`; a function from $d$, `(B, …)`, to `layer_integral`
+    )->tuple:   # The `Score`; the baselines, `(B, …)`; the `Place`; and a function from $d$ to `layer_integral`
     "What is asked about a layer, but for the direction that the inputs move in; `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size)
     if method == 'exact': F = F.double()
@@ -436,8 +438,8 @@ def conductance(
     units = integral(F.inputs - b)
     if not return_convergence_delta: return units
     if not is_cut(F, place):
-        warnings.warn("this layer is no cut: a part of the score goes around it, by a skip connection, say. The gap holds "
-                      "that part, and says nothing about n_steps", stacklevel=3)
+        warnings.warn("this layer is no cut: a part of the score goes around it, by a skip connection, say. The gap "
+                      "holds that part, and says nothing about n_steps", stacklevel=3)
     return units, completeness_gap(torch.cat([u.flatten(1) for u in tensors_in(units)], 1), F, b)
 
 def is_cut(

@@ -126,7 +126,7 @@ class _Pruned:
         parts = scores if several else [scores]
         self.scores = [None if s is None else torch.as_tensor(s).detach() for s in parts]
         self.percent, self.call, self.at, self.only_positive = percent, operator.index(call), at, only_positive
-        self.thread, self.calls, self.count = get_ident(), None, 0              # calls in a forward pass; so far in this
+        self.thread, self.calls, self.count = get_ident(), None, 0              # in a forward pass; so far in this one
         self.inside, self.used, self.given = False, False, []
         self.drop, self.said, self.positive = None, '', None
 
@@ -160,8 +160,8 @@ class _Pruned:
     def __call__(self, value):
         if self.elsewhere() and not _of_autograd(): return
         if torch._C._current_graph_task_id() != -1 and (_of_autograd() or not self.inside):
-            raise ValueError("gradient checkpointing runs the layer again in the backward pass, where prune cannot follow: "
-                             "switch it off")
+            raise ValueError("gradient checkpointing runs the layer again in the backward pass, where prune cannot "
+                             "follow: switch it off")
         now, self.count = self.count, self.count + 1
         if _counting.get(): return
         if not self.inside: raise ValueError("the layer ran outside of the model that was given to prune")
@@ -179,8 +179,9 @@ class _Pruned:
             if s is None: ranked.append(None)
             elif s.shape == unit: ranked.append(s[None].clone())
             elif s.shape[1:] == unit: ranked.append(s.clone())
-            else: raise ValueError(f"scores of shape {tuple(s.shape)} do not fit a layer with "
-                                   f"{'outputs' if self.at == 'output' else 'inputs'} ({', '.join(['B', *map(str, unit)])})")
+            else:
+                there = ', '.join(['B', *map(str, unit)])
+                raise ValueError(f"scores of shape {tuple(s.shape)} do not fit a layer with {self.at}s ({there})")
         drop, self.said = _top(ranked, self.percent, self.only_positive)
         self.positive = 100*(_flat(ranked) > 0).double().mean(1)
         return drop
@@ -207,7 +208,8 @@ class _Pruned:
         "`ValueError` if the layer has written into its pruned input: others may need what it writes"
         given, self.given = self.given, []
         if self.elsewhere() or all(y._version == version for y, version in given): return
-        raise ValueError("the layer changes its input in place: prune its output, or make it one that does not (inplace=False)")
+        raise ValueError("the layer changes its input in place: prune its output, or make it one that does not "
+                         "(inplace=False)")
 
 # %% ../../nbs/inside/03_prune.ipynb #84e64db7
 class PruneCurve(NamedTuple):
