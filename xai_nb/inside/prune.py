@@ -65,8 +65,8 @@ def _too_few(flat, top, n, percent):
     said = (f"{up} of {flat.shape[1]} units have a score above 0{whose}, fewer than the {n} that are {percent:g} %: "
             "no others are taken (only_positive=False goes on)")
     if any_score >= n: return said
-    return (f"{said}. All but {any_score} have a score of exactly 0: what comes after the layer does not read them. "
-            "at='input' of a later layer gives the units that it reads")
+    return (f"{said}. All but {any_score} have a score of exactly 0: they do not move, or nobody reads them. Where few are "
+            "read (of one token, say), at='input' of the layer that reads them gives just these")
 
 # %% ../../nbs/inside/03_prune.ipynb #3ae23b82
 @contextmanager
