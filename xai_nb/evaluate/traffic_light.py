@@ -177,8 +177,13 @@ def curve_figure(
     fig = new_figure(9.4, 2.9)
     axs = fig.subplots(1, 3)
     for k, (name, c) in enumerate(curves.items()):
-        look = dict(color=f'C{k}', marker='os^'[k % 3], ms=6.5 - 1.5*min(k, 3), lw=3.4 - min(k, 2), label=name)
-        for ax, v in zip(axs, (c.score, c.inside, c.outside)): ax.plot(c.percents, v[:, image].cpu(), **look)
+        look = dict(color=f'C{k}', marker='os^'[k % 3], ms=6.5 - 1.5*min(k, 3), lw=3.4 - min(k, 2))
+        end = c.positive[image].item() if c.positive is not None else 100.
+        ends = end < c.percents.max()                                          # the ranking does, before the curve
+        label = f'{name} (scores above 0: {end:.2g} %)' if ends else name
+        for ax, v in zip(axs, (c.score, c.inside, c.outside)):
+            ax.plot(c.percents, v[:, image].cpu(), label=label, **look)
+            if ends: ax.axvline(end, color=look['color'], ls=':', lw=1.5)
     shares = sorted({round(p, 6) for c in curves.values() for p in c.percents.tolist()})
     smallest = min([s for s in shares if s > 0], default=1)
     for ax, title in zip(axs, (score_name, f'IG inside {patch_name}', 'IG outside')):

@@ -288,7 +288,7 @@ class _Table:
         yield from self.F.chunk.run(at_once if self.together else alone, len(self.masks), per=len(rows))
 
     def try_together(self, z, rows, motions):
-        "Does the model take many tangents at once, and is the motion of the whole image as it should be? Else a warning"
+        "Does the model take many tangents at once, and is the motion of the whole image right? Else a warning"
         try: many = tile_motions(self.F, self.place, z, rows, self.moving[rows][None])
         except (NotImplementedError, RuntimeError) as e:
             if isinstance(e, torch.OutOfMemoryError): raise

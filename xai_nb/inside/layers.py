@@ -250,8 +250,8 @@ def layer_jvp(
     return gradients, tuple(m if of and len(m) == len(z) else None for m, of in zip(moved, place.per_image))
 
 _LOST = ("before the layer is an operation through which the derivative is lost: it has no forward mode, and its "
-         "backward pass cannot be differentiated (a custom operator, once_differentiable). Give it a `jvp`, or choose a "
-         "layer before it")
+         "backward pass cannot be differentiated (a custom operator, once_differentiable). Give it a `jvp`, or choose "
+         "a layer before it")
 
 def _by_duals(tap, F, z, rows, direction):
     "The score, and $J d$ by forward mode; `None` for a tensor that does not depend on the input"
@@ -353,9 +353,9 @@ def _check_same_score(F, place, z, rows, out):
     with torch.no_grad(), no_fast_path, plain_attention: plain = F.run(z, rows)
     miss = (out.detach() - plain).abs().max()
     if not miss > 10*torch.finfo(out.dtype).eps**.5*plain.abs().max(): return
-    raise ValueError(f"what the layer {place.says} is changed in place, and used elsewhere too, so the score is another "
-                     "one when a copy takes its place. Ask for the layer's other side (at=), or make that operation "
-                     "one that is not in place (inplace=False)")
+    raise ValueError(f"what the layer {place.says} is changed in place, and used elsewhere too, so the score is "
+                     "another one when a copy takes its place. Ask for the layer's other side (at=), or make that "
+                     "operation one that is not in place (inplace=False)")
 
 def _check_fixed(F, tap, rows):
     "`ValueError` if what is there changes on the path, without any derivative"
