@@ -57,8 +57,8 @@ def _flat(scores): return torch.cat([s.flatten(1) for s in _parts(scores) if s i
 
 class FewUnits(UserWarning): "A share holds more units than have a score above 0"
 
-_WAYS = (": no others are taken, but with only_positive=False. Where most scores are 0 since few units are read (of one "
-         "token, say), at='input' of the layer that reads them gives just these")
+_WAYS = (": no others are taken, but with only_positive=False. Where most scores are 0 since few units are read (of "
+         "one token, say), at='input' of the layer that reads them gives just these")
 
 def few_units(
     scores:Scores, # One ranking per row, `(B, …)`; for several tensors of a layer a tuple
