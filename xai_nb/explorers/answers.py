@@ -399,11 +399,10 @@ def _draw_curve(axs, a):
         ax.plot(a.curve.percents, v[:, 0].cpu(), 'o-')
         ax.set_xscale('symlog', linthresh=.1)
         ax.axvline(a.choice.percent, color='.5', ls=':')
-        if (end := a.curve.positive[0].item()) < a.curve.percents.max():
-            ax.axvline(end, color='C3', ls='--', lw=1, label='the scores above 0 end')
-            ax.legend(fontsize=7, frameon=False)
+        ends = (end := a.curve.positive[0].item()) < a.curve.percents.max()
+        if ends: ax.axvline(end, color='C3', ls='--', lw=1)
         ax.set_title(title, fontsize=9)
-        ax.set_xlabel('units pruned (%)', fontsize=8)
+        ax.set_xlabel('units pruned (%)' + '; dashed: the scores above 0 end'*ends, fontsize=8)
         ax.grid(alpha=.25)
         ax.set_xticks([0, .1, 1, 10], ['0', '0.1', '1', '10'])
 
