@@ -192,7 +192,11 @@ class LayerTap:
             torch._C._set_fwd_grad_enabled(was)
         if self.leaves is None: raise ValueError("the forward pass did not reach the layer")
 
-    def score(self, F, z, rows):
+    def score(self,
+        F:Score,     # The score
+        z:Tensor,    # Points, `(n, …)`
+        rows:Tensor, # The image of each point, `(n,)`
+        )->Tensor:
         "$F(z)$, `(n,)`; keeps what the model returns"
         self.out = F.run(z, rows)
         return F.pick(self.out, rows)
