@@ -75,7 +75,7 @@ def hook_layer(
 class Place(NamedTuple):
     "One side of one call of a layer"
     layer:nn.Module         # The module itself
-    at:At='output'
+    at:At='output'          # Which side of it: `'output'` or `'input'`
     call:int=0              # Which of its calls in one forward pass, from 0
     calls:int=1             # How many calls there are
     per_image:tuple=(True,) # For each tensor there: has it a row for each image?
