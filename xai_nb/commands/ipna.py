@@ -6,7 +6,7 @@
 __all__ = ['parser', 'resolve', 'result', 'table', 'run', 'main']
 
 # %% ../../nbs/commands/01_ipna.ipynb #d0152fdf
-import argparse, json, os, shlex, sys, tempfile, torch
+import argparse, json, os, shlex, sys, tempfile, torch, warnings
 from pathlib import Path
 from safetensors.torch import save_file
 from .. import __version__
@@ -15,8 +15,8 @@ from ..io.files import write_whole
 from ..io.question import Question, ask
 from ..io.show import save_image
 from ..paths.integral import path_rule
-from ..inside.layers import call_index
-from ..inside.prune import n_units, prune_curve
+from ..inside.layers import find_place, replace_tensors, tensors_in
+from ..inside.prune import FewUnits, few_units, n_units, prune_curve
 from ..evaluate.traffic_light import curve_figure, traffic_light_pictures, traffic_light, traffic_light_figure
 
 # %% ../../nbs/commands/01_ipna.ipynb #fa9c5fe0
@@ -72,7 +72,7 @@ def resolve(
             trust_pickle=options.trust_pickle, target=options.target, layer=options.layer, patch=options.box,
             scene=options.scene, device=options.device)
     if complete: _check_complete(q)
-    if q.layer: call_index(q.score(), find_layer(q.model, q.layer))
+    if q.layer: find_place(q.score(), find_layer(q.model, q.layer))
     return q
 
 def _check_numbers(options):
@@ -163,22 +163,36 @@ def run(
     "The experiment: writes all files into `options.out`, prints the table"
     q = resolve(options)
     kw = dict(baselines=q.baselines, output=options.output, progress=True)
-    e = traffic_light(q.model, q.inputs, q.target, q.layer, q.patch,
-                      n_steps=options.n_steps, percent=options.percent, **kw)
-    curves = prune_curve(q.model, q.inputs, q.target, q.layer, _rankings(e), q.patch, _shares(options.percent),
-                         n_steps=options.curve_steps, **kw)
+    with warnings.catch_warnings(record=True) as said:
+        e = traffic_light(q.model, q.inputs, q.target, q.layer, q.patch,
+                          n_steps=options.n_steps, percent=options.percent, **kw)
+        curves = prune_curve(q.model, q.inputs, q.target, q.layer, _rankings(e), q.patch, _shares(options.percent),
+                             n_steps=options.curve_steps, **kw)
     r = result(options, q, e)
+    r['notes'] = _notes(q, e, options.percent)
+    r['notes'] += [str(w.message) for w in said if w.category is not FewUnits]
     r['curve'] = {n: {k: v.flatten().tolist() for k, v in c._asdict().items()} for n, c in curves.items()}
     with tempfile.TemporaryDirectory(dir=options.out, prefix='.writing-') as new:
         _write(Path(new), options, q, e, curves, r)
         for f in sorted(Path(new).iterdir()): os.replace(f, options.out/f.name)
     print(table(r, f'class {q.target}' + (f', {q.target_name}' if q.target_name else '')))
+    for note in r['notes']: print(note)
     print(f"figure, curve, pictures and numbers are in {options.out}")
+
+def _notes(q, e, percent):
+    "What a reader has to know: which call of the layer is meant, and where the rankings end"
+    calls, notes = find_place(q.score(), find_layer(q.model, q.layer)).calls, []
+    if calls > 1:
+        notes.append(f"the network runs {q.layer} {calls} times; the last is meant "
+                     "(in Python, traffic_light(…, call=k) takes another)")
+    for name, scores in e.scores.items():
+        if few := few_units(scores, percent): notes.append(f"{name}: {few}; only those above 0 are pruned")
+    return notes
 
 def _rankings(e):
     "Those of the experiment, and chance for comparison"
-    ipna = e.scores['ipna']
-    chance = torch.rand(ipna.shape, generator=torch.Generator().manual_seed(0))
+    ipna, draw = e.scores['ipna'], torch.Generator().manual_seed(0)
+    chance = replace_tensors(ipna, lambda s: torch.rand(s.shape, generator=draw))
     return {'IPNA of the patch': ipna, 'conductance': e.scores['conductance'], 'random': chance}
 
 def _shares(percent):
@@ -191,8 +205,15 @@ def _write(folder, options, q, e, curves, r):
     score = 'probability' if options.output == 'prob' else 'logit'
     traffic_light_figure(q.picture, e, q.patch, options.output).savefig(folder/'figure.png', dpi=150)
     curve_figure(curves, score).savefig(folder/'curve.png', dpi=150)
-    save_file({k: v[0].cpu().contiguous() for k, v in e.scores.items()}, folder/'scores.safetensors')
+    save_file(_scores_by_name(e), folder/'scores.safetensors')
     (folder/'result.json').write_text(json.dumps(r, indent=1) + '\n')
+
+def _scores_by_name(e):
+    "The rankings of the one image; where the layer returns several tensors, the second ends in `_1`, and so on"
+    named = {}
+    for name, scores in e.scores.items():
+        for k, s in enumerate(tensors_in(scores)): named[f'{name}_{k}' if k else name] = s[0].cpu().contiguous()
+    return named
 
 def main(
     argv=None, # The words after the command; `None`: those it was called with

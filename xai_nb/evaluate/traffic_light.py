@@ -175,15 +175,18 @@ def curve_figure(
     ):                            # A matplotlib `Figure`
     "The score and IG inside and outside of the patch, against the share of units pruned, one line for each ranking"
     fig = new_figure(9.4, 2.9)
-    axs = fig.subplots(1, 3)
+    axs, marks = fig.subplots(1, 3), []                                         # marks: where a ranking ends
     for k, (name, c) in enumerate(curves.items()):
-        look = dict(color=f'C{k}', marker='os^'[k % 3], ms=6.5 - 1.5*min(k, 3), lw=3.4 - min(k, 2), label=name)
-        for ax, v in zip(axs, (c.score, c.inside, c.outside)): ax.plot(c.percents, v[:, image].cpu(), **look)
+        look = dict(color=f'C{k}', marker='os^'[k % 3], ms=6.5 - 1.5*min(k, 3), lw=3.4 - min(k, 2))
+        end = c.positive[image].item() if c.positive is not None else 100.
+        for ax, v in zip(axs, (c.score, c.inside, c.outside)):
+            ax.plot(c.percents, v[:, image].cpu(), label=name, **look)
+            if end < c.percents.max(): marks.append(ax.axvline(end, color=look['color'], ls=':', lw=1.5))
     shares = sorted({round(p, 6) for c in curves.values() for p in c.percents.tolist()})
     smallest = min([s for s in shares if s > 0], default=1)
     for ax, title in zip(axs, (score_name, f'IG inside {patch_name}', 'IG outside')):
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel('units pruned (%)')
+        ax.set_xlabel('units pruned (%)' + '; dotted: scores above 0 end'*bool(marks), fontsize=8)
         ax.set_xscale('symlog', linthresh=max(smallest, 1e-3))
         ax.set_xticks(shares, [f'{s:g}' for s in shares], fontsize=7)
         ax.minorticks_off()

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RANKINGS', 'Chosen', 'COARSE', 'FINE', 'CURVE', 'CHANNEL_COLORS', 'Choice', 'check_prunable', 'is_aligned',
-           'shared_copy', 'layer_choices', 'Subject', 'Answer', 'answers', 'maps', 'table', 'as_channels',
+           'shared_copy', 'layer_choices', 'Subject', 'Answer', 'answers', 'maps', 'table', 'remarks', 'as_channels',
            'top_channels', 'channel_figure', 'explorer_figure', 'save_answer']
 
 # %% ../../nbs/explorers/04_answers.ipynb #5be431c8
 import copy, json, torch
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..io.show import new_figure, as_picture, attribution_scale, color_key, draw
 from ..inside.atlas import atlas_steps
 from ..inside.ipna import ipna
 from ..inside.layers import conductance
-from ..inside.prune import PruneCurve, prune
+from ..inside.prune import PruneCurve, few_units, pruning
 from ..evaluate.traffic_light import Stage, stage
 
 # %% ../../nbs/explorers/04_answers.ipynb #9a765e45
@@ -83,12 +84,13 @@ def shared_copy(
 def layer_choices(
     model:nn.Module, # The network
     inputs:Images,   # One image
-    )->list:
-    """The names of the layers that return several positions for each image, such as maps `(B, C, h, w)` or tokens
-    `(B, n, C)`, in the order in which they run; if none does, of all that return a tensor for each image"""
-    seen, handles = {}, [] # for each name, has it positions? For each of its calls
+    )->dict:         # Name to how often it runs in a forward pass
+    """The layers that return several positions for each image, such as maps `(B, C, h, w)` or tokens `(B, n, C)`, in
+    the order in which they run; if none does, all that return a tensor for each image"""
+    seen, calls, handles = {}, Counter(), [] # seen: for each name, has it positions? For each of its calls
     def hook_of(name):
         def hook(module, args, out):
+            calls[name] += 1
             for_each = isinstance(out, Tensor) and out.is_floating_point() and out.ndim > 1 and len(out) == len(inputs)
             if for_each: seen.setdefault(name, []).append(out.ndim > 2 and out.shape[2:] != (1, 1))
         return hook
@@ -98,7 +100,8 @@ def layer_choices(
         with torch.no_grad(): model(inputs.clone())
     finally:
         for h in handles: h.remove()
-    return [name for name, maps in seen.items() if all(maps)] or list(seen)
+    names = [name for name, maps in seen.items() if all(maps)] or list(seen)
+    return {name: calls[name] for name in names}
 
 # %% ../../nbs/explorers/04_answers.ipynb #d392ab21
 class Subject:
@@ -119,7 +122,8 @@ class Subject:
         self.model, self.inputs, self.target = shared_copy(model), inputs, F.target
         self.baselines, self.names, self.kept = baselines, names, {}
         self.picture = _shown(inputs, picture)
-        self.layers = layer_choices(self.model, inputs)
+        self.calls = layer_choices(self.model, inputs)    # of each layer, in a forward pass
+        self.layers = list(self.calls)
 
     def name(self,
         k:int, # Index of a class
@@ -152,7 +156,7 @@ class Subject:
         )->Stage:
         "The same with the top units of the ranking pruned"
         share = choice.percent if percent is None else percent
-        with prune(self.model, choice.layer, scores, share): return self._stage(choice, n)
+        with pruning(self.model, choice.layer, scores, share): return self._stage(choice, n)
 
     def ipna(self,
         choice:Chosen,
@@ -162,7 +166,9 @@ class Subject:
         atlas = self.kept.get(('atlas', choice.layer, choice.output))
         if atlas is not None and is_aligned(atlas, choice.patch):
             return atlas.ipna(choice.patch).to(self.inputs.dtype)
-        return ipna(self.model, self.inputs, self.target, choice.layer, choice.patch, **self._how(choice, n))
+        units = ipna(self.model, self.inputs, self.target, choice.layer, choice.patch, **self._how(choice, n))
+        if isinstance(units, Tensor): return units
+        raise ValueError(f"{choice.layer} returns several tensors, and the page shows one: choose another layer")
 
     def scores(self,
         choice:Chosen,
@@ -256,7 +262,7 @@ def answers(
             done += 1
             said = f'the curve by {n} points, {len(stages)} of {len(percents)} shares'
             a = replace(a, done=done/parts, said=said if done < parts else '')
-            if len(stages) == len(percents): a = replace(a, curve=_curve(percents, stages), curve_steps=n)
+            if len(stages) == len(percents): a = replace(a, curve=_curve(a, percents, stages), curve_steps=n)
             yield a
 
 def _answer(subject, a, n):
@@ -272,9 +278,10 @@ def _at_share(subject, a, n, percent):
     if (percent, n) == (a.choice.percent, a.n_steps): return a.after
     return subject.after(a.choice, a.scores, n, percent)
 
-def _curve(percents, stages):
+def _curve(a, percents, stages):
     numbers = [torch.stack([s.score, s.ig_inside, s.ig_outside, s.ig_total]) for s in stages]
-    return PruneCurve(torch.tensor(percents, dtype=torch.float64), *torch.stack(numbers, 1))
+    positive = 100*(a.scores > 0).flatten(1).double().mean(1)
+    return PruneCurve(torch.tensor(percents, dtype=torch.float64), *torch.stack(numbers, 1), positive)
 
 # %% ../../nbs/explorers/04_answers.ipynb #455bc5d9
 def maps(
@@ -298,6 +305,16 @@ def table(
         return [what, subject.name(s.predicted.item()), num(s.prob[0]), num(s.ig_inside[0]), num(s.ig_outside[0])]
     head = ['', 'prediction', f'probability of {subject.name(subject.target.item())}', 'IG inside', 'IG outside']
     return [head, row('as it is', a.before), row(f'{a.choice.percent:g} % pruned', a.after)]
+
+def remarks(
+    subject:Subject, # Network, image and class
+    a:Answer,        # With a ranking
+    )->list:
+    "What a reader has to know of the answer: which call of the layer is meant, and where the ranking ends"
+    calls, said = subject.calls.get(a.choice.layer, 1), []
+    if calls > 1: said.append(f'the network runs this layer {calls} times; the last is meant')
+    if few := few_units(a.scores, a.choice.percent): said.append(f'{few}: only those above 0 are pruned')
+    return said
 
 def as_channels(
     units:Tensor, # A layer's output for one image: maps `(C, h, w)` or `(h, w, C)`, tokens `(n, C)`, or anything else
@@ -359,6 +376,7 @@ def explorer_figure(
     top, low = fig.subfigures(2, 1, height_ratios=(1.45, 1))
     _draw_maps(top.subplots(1, 3), subject, a, colors)
     if a.curve is not None: _draw_curve(low.subplots(1, 3), a)
+    if said := remarks(subject, a): fig.supxlabel('; '.join(said), fontsize=8)
     color_key(top, colors)
     fig.draw_without_rendering()                                            # the layout settles at the second drawing
     return fig
@@ -381,8 +399,10 @@ def _draw_curve(axs, a):
         ax.plot(a.curve.percents, v[:, 0].cpu(), 'o-')
         ax.set_xscale('symlog', linthresh=.1)
         ax.axvline(a.choice.percent, color='.5', ls=':')
+        ends = (end := a.curve.positive[0].item()) < a.curve.percents.max()
+        if ends: ax.axvline(end, color='C3', ls='--', lw=1)
         ax.set_title(title, fontsize=9)
-        ax.set_xlabel('units pruned (%)', fontsize=8)
+        ax.set_xlabel('units pruned (%)' + '; dashed: the scores above 0 end'*ends, fontsize=8)
         ax.grid(alpha=.25)
         ax.set_xticks([0, .1, 1, 10], ['0', '0.1', '1', '10'])
 
@@ -412,7 +432,7 @@ def _numbers(subject, a):
     "What was chosen, and the numbers of the answer, for JSON"
     target = subject.target.item()
     said = asdict(a.choice) | dict(target=target, target_name=subject.name(target))
-    said |= dict(model=type(subject.model).__name__, n_steps=a.n_steps)
+    said |= dict(model=type(subject.model).__name__, n_steps=a.n_steps, remarks=remarks(subject, a))
     for n in 'before', 'after':
         said[n] = {k: v.item() for k, v in getattr(a, n)._asdict().items() if k != 'ig'}
     if a.curve is not None:

@@ -14,11 +14,11 @@ from ..core.words import Colors, Patch, find_layer
 from ..io.question import Question, parse_box
 from ..io.show import palette
 from ..inside.atlas import tile_edges, two_tiles
-from ..inside.layers import call_index
+from ..inside.layers import find_place
 from ..inside.prune import n_units
 from ..evaluate.traffic_light import curve_figure
 from .answers import CHANNEL_COLORS, COARSE, CURVE, FINE, RANKINGS, Answer, Choice, Subject, answers
-from .answers import maps, save_answer, table, top_channels
+from .answers import maps, remarks, save_answer, table, top_channels
 from .box import ERROR_STYLE, PatchPicker, error_page, html_image
 from .worker import Beacon, Worker
 
@@ -56,13 +56,13 @@ def _map_html(picture, what):
     drawn = html_image(picture, f'Integrated Gradients, {what}', _WIDE)
     return f'<figure><figcaption>IG, {html.escape(what)}</figcaption>{drawn}</figure>'
 
-def _table_html(rows, a):
-    "The first row and the first column are heads"
+def _table_html(rows, a, said=()):
+    "The first row and the first column are heads; above them what was chosen, and what is said of it"
     def cell(text, head): return f'<th>{html.escape(text)}</th>' if head else f'<td>{html.escape(text)}</td>'
     def row(k, texts): return f'<tr>{"".join(cell(t, k == 0 or i == 0) for i, t in enumerate(texts))}</tr>'
     p = a.choice.patch
     about = [f'rows {p.top} to {p.bottom}, columns {p.left} to {p.right}', a.choice.layer, a.choice.ranking,
-             f'{a.n_steps} points']
+             f'{a.n_steps} points', *said]
     body = ''.join(row(k, texts) for k, texts in enumerate(rows))
     caption = f'<caption>{html.escape("; ".join(about))}</caption>'
     return f'<table class="xai-table" style="line-height:1.5">{caption}{body}</table>'
@@ -240,7 +240,7 @@ class IpnaExplorer(W.VBox):
         rows, drawn = table(self.subject, a), maps(self.subject, a, self.colors.value)
         self.before.value = _map_html(drawn['before'], rows[1][0])
         self.after.value = _map_html(drawn['after'], rows[2][0])
-        self.table.value = _table_html(rows, a)
+        self.table.value = _table_html(rows, a, remarks(self.subject, a))
         self.channels.value = channel_html(top_channels(self.subject, a))
         self.key.value = _key_html(self.colors.value)
 
@@ -326,7 +326,7 @@ def ipna_explorer(
     q = question
     subject = Subject(q.model, q.inputs, q.target, q.baselines, q.picture, q.names)
     layer = q.layer or (subject.layers or [None])[len(subject.layers)//2]
-    call_index(q.score(), find_layer(q.model, layer))                       # is it reached?
+    subject.calls[layer] = find_place(q.score(), find_layer(q.model, layer)).calls # is it reached?
     if layer not in subject.layers: subject.layers.append(layer)
     choice = Choice(q.patch or _middle(*q.inputs.shape[2:]), layer, ranking, percent, output)
     _check_choice(choice)

@@ -20,7 +20,7 @@ from ..core.score import Score, forward_mode, own_grad_mode
 from ..io.files import write_whole
 from ..paths.integral import path_nodes
 from ..paths.kinks import points_at
-from .layers import make_layer_jvp, plain_attention, replace_output, call_index
+from .layers import At, Place, find_place, hook_layer, make_layer_jvp, plain_attention, tensors_in
 
 # %% ../../nbs/inside/04_atlas.ipynb #3462fe17
 class _Reached(BaseException):
@@ -28,29 +28,28 @@ class _Reached(BaseException):
 
 def tile_motions(
     F:Score,                 # The score
-    layer:torch.nn.Module,   # The module itself
+    place:Place,             # Where the units are
     z:torch.Tensor,          # Points, `(n, …)`
     rows:torch.Tensor,       # The image of each point, `(n,)`
     directions:torch.Tensor, # $d_t$, `(t, n, …)`
-    call:int=0,              # Which of the layer's calls in one forward pass, from 0
-    )->torch.Tensor:         # $J_y d_t$, `(t, n, …)` like the layer's output
-    "The motion of the layer's output for many directions, from one pass up to the layer"
+    )->tuple:                # $J_y d_t$, `(t, n, …)` for each tensor of the layer; `None` for one without rows
+    "The motion of the layer's tensors for many directions, from one pass up to the layer"
     thread = get_ident()
-    def stop(y): raise _Reached(y)
     def to_layer(z):
         seen = 0
-        def hook(module, args, out):
+        def stop(value):
             nonlocal seen
             if get_ident() != thread: return
-            if seen == call: replace_output(out, stop)
+            if seen == place.call: raise _Reached(tensors_in(value))
             seen += 1
-        handle = layer.register_forward_hook(hook)
+        handle = hook_layer(place.layer, place.at, stop)
         try: F.run(z, rows)
-        except _Reached as e: return e.args[0]
+        except _Reached as e: return tuple(y for y, of in zip(e.args[0], place.per_image) if of)
         finally: handle.remove()
         raise ValueError("the forward pass did not reach the layer")
     with forward_mode, torch.no_grad(), plain_attention:
-        return torch.func.vmap(lambda d: torch.func.jvp(to_layer, (z,), (d,))[1])(directions)
+        moved = iter(torch.func.vmap(lambda d: torch.func.jvp(to_layer, (z,), (d,))[1])(directions))
+    return tuple(next(moved) if of else None for of in place.per_image)
 
 # %% ../../nbs/inside/04_atlas.ipynb #e5cf9fc3
 @dataclass(frozen=True)
@@ -167,9 +166,10 @@ def atlas_steps(
     method:str=None,  # How the points are placed: a quadrature or `'placed'`
     internal_batch_size:BatchSize=None, # Points, or tangents, through the model at once; `None` picks what fits
     call:Call=-1,
+    at:At='output',
     dtype=None,       # Of the stored numbers: `None` for that of the inputs, or `torch.float16`
     sum_dims=(),      # Dimensions of the layer's output to be added up: `(2, 3)` leaves a convolution's channels
-    )->Iterator:      # Triples: what is done, what there is to do, and at the end the `Atlas`, before that `None`
+    )->Iterator:      # Triples: what is done, what there is to do, and at the end the result, before that `None`
     "`ipna_atlas` a little at a time, to be left and taken up at will; `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size)
     x, module = F.inputs, find_layer(model, layer)
@@ -177,9 +177,9 @@ def atlas_steps(
         raise ValueError(f"dtype must be a floating point type, not {dtype}")
     if x.ndim != 4: raise ValueError(f"an atlas needs images (B, C, H, W), not inputs of shape {tuple(x.shape)}")
     tops, lefts = (tile_edges(n, size) for n, size in zip(two_tiles(tiles), x.shape[2:]))
-    baselines, call = as_baselines(baselines, x), call_index(F, module, call)
+    baselines, place = as_baselines(baselines, x), find_place(F, module, call, at)
     nodes, masks = path_nodes(F, baselines, n_steps, method), _tile_masks(tops, lefts, x.device)
-    table = _Table(F, module, call, x - baselines, masks, sum_dims)
+    table = _Table(F, place, x - baselines, masks, sum_dims)
     done, total = 0, len(nodes.rows)*len(masks)
     many = max(1, F.chunk.rows//len(masks))                                     # points at once, where tiles are few
     for k in range(0, len(nodes.rows), many):
@@ -187,12 +187,15 @@ def atlas_steps(
         for n in table.add(points_at(F, baselines, rows, alphas), rows, weights):
             done += n
             if done < total: yield done, total, None
-    values = table.total.unflatten(1, (len(tops) - 1, len(lefts) - 1))
     about = dict(layer=layer if isinstance(layer, str) else type(module).__name__,
                  output=output if isinstance(output, str) else 'callable',
-                 n_steps=n_steps, call=call, sum_dims=list(table.dims))
+                 n_steps=n_steps, call=place.call, at=at, sum_dims=list(table.dims))
     target = F.target if isinstance(F.target, torch.Tensor) else None
-    yield total, total, Atlas(*_stored(values, dtype or inputs.dtype), tops, lefts, target, about)
+    def atlas(total):
+        values = total.unflatten(1, (len(tops) - 1, len(lefts) - 1))
+        return Atlas(*_stored(values, dtype or inputs.dtype), tops, lefts, target, about)
+    atlases = [None if total is None else atlas(total) for total in table.totals]
+    yield total, total, atlases[0] if table.used == {0} else tuple(atlases)
 
 @own_grad_mode
 @delegates(atlas_steps)
@@ -202,7 +205,7 @@ def ipna_atlas(
     baselines:Baselines=None, *,
     progress:Progress=False,
     **kwargs,
-    )->Atlas:       # With one row of the table for each tile
+    )->Atlas|tuple: # With one row of the table for each tile; a tuple where the layer returns several tensors
     "IPNA of every tile, for every unit of a layer; `ValueError` for bad input"
     with progress_bar(progress and 'atlas', None, 'tile') as bar:
         for done, bar.total, atlas in atlas_steps(model, inputs, target, layer, tiles, baselines, **kwargs):
@@ -243,52 +246,61 @@ def _stored(values, dtype):
     return values.to(dtype), scale
 
 class _Table:
-    "The table, `(B, tiles, …)`, to which points of the path are added"
-    def __init__(self, F, layer, call, moving, masks, dims):
-        self.F, self.layer, self.call, self.moving, self.masks = F, layer, call, moving, masks
-        self.dims, self.total = tuple(dims), None
-        self.jvp = make_layer_jvp(F, layer, call)
+    "The tables, `(B, tiles, …)` for each tensor of the layer, to which points of the path are added"
+    def __init__(self, F, place, moving, masks, dims):
+        self.F, self.place, self.moving, self.masks = F, place, moving, masks
+        self.dims, self.totals, self.used = tuple(dims), None, set()            # used: tensors the score depends on
+        self.jvp = make_layer_jvp(F, place)
         self.together = None                                                    # can many tangents go at once?
 
     def add(self, z, rows, weights):
         "Add some points, and yield how many tiles of how many points are done since the last time"
-        gradient = self.jvp(z, rows, self.moving[rows])[0]
-        if self.total is None: self.total = self.zeros(gradient)
-        weighted = gradient*per_row(weights, gradient)
+        gradients, motions = self.jvp(z, rows, self.moving[rows])
+        if self.totals is None: self.totals = [None if m is None else self.zeros(m) for m in motions]
+        weighted = {k: g*per_row(weights, g) for k, g in enumerate(gradients) if g is not None}
+        self.used.update(weighted)
+        if self.together is None: self.together = self.try_together(z, rows, motions)
         for of, motions in self.motions(z, rows):
-            part = weighted*motions                                             # (t, n, …)
-            if self.dims: part = part.sum([d + 1 for d in self.dims])
-            for image in rows.unique(): self.total[image, of] += part[:, rows == image].sum(1)
-            yield len(part)*len(rows)
+            for k, w in weighted.items():
+                part = w*motions[k]                                             # (t, n, …)
+                if self.dims: part = part.sum([d + 1 for d in self.dims])
+                for image in rows.unique(): self.totals[k][image, of] += part[:, rows == image].sum(1)
+            yield (of.stop - of.start)*len(rows)
 
     def zeros(self, y):
         "An empty table for a layer that returns `y`"
         if any(not 0 < d < y.ndim for d in self.dims) or len(set(self.dims)) < len(self.dims):
             returned = ', '.join(['B', *map(str, y.shape[1:])])
-            raise ValueError(f"sum_dims must be different numbers from 1 to {y.ndim - 1}, since the layer returns "
-                             f"({returned}); not {self.dims}")
+            raise ValueError(f"sum_dims must be different numbers from 1 to {y.ndim - 1}, since the layer "
+                             f"{self.place.says} ({returned}); not {self.dims}")
         unit = [n for d, n in enumerate(y.shape) if d and d not in self.dims]
         dtype = torch.promote_types(y.dtype, torch.float32)
         return y.new_zeros(len(self.F.inputs), len(self.masks), *unit, dtype=dtype)
 
     def motions(self, z, rows):
-        "Yield a slice of the tiles and their motions, `(t, n, …)`"
+        "Yield a slice of the tiles and their motions, `(t, n, …)` for each tensor"
         moving = self.moving[rows]
         def at_once(i, j):
-            d = moving*self.masks[i:j, None]
-            return slice(i, j), tile_motions(self.F, self.layer, z, rows, d, self.call)
+            return slice(i, j), tile_motions(self.F, self.place, z, rows, moving*self.masks[i:j, None])
         def alone(i, j):
-            return slice(i, j), torch.stack([self.jvp(z, rows, moving*m)[1] for m in self.masks[i:j, None]])
-        if self.together is None: self.together = self.try_together(at_once)
+            each = zip(*(self.jvp(z, rows, moving*m)[1] for m in self.masks[i:j, None]))
+            return slice(i, j), [None if ms[0] is None else torch.stack(ms) for ms in each]
         yield from self.F.chunk.run(at_once if self.together else alone, len(self.masks), per=len(rows))
 
-    def try_together(self, at_once):
-        "Does the model take many tangents at once? Else a warning"
-        try: at_once(0, 1)
+    def try_together(self, z, rows, motions):
+        "Does the model take many tangents at once, and is the motion of the whole image right? Else a warning"
+        try: many = tile_motions(self.F, self.place, z, rows, self.moving[rows][None])
         except (NotImplementedError, RuntimeError) as e:
             if isinstance(e, torch.OutOfMemoryError): raise
             why = str(e).splitlines()[0][:100]
-            warnings.warn("below the layer is an operation that does not take many tangents at once, "
-                          f"so each tile gets a pass of its own ({why})", stacklevel=7)
-            return False
-        return True
+        else:
+            if all(_alike(a, b) for a, b in zip(many, motions)): return True
+            why = 'the derivative is lost there'
+        warnings.warn("below the layer is an operation that does not take many tangents at once, "
+                      f"so each tile gets a pass of its own ({why})", stacklevel=6)
+        return False
+
+def _alike(a, b):
+    "Are the motions `a` those of `b`, but for rounding?"
+    if b is None: return True
+    return (a[0] - b).abs().amax() <= 10*torch.finfo(b.dtype).eps**.5*b.abs().amax()

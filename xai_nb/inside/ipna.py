@@ -22,5 +22,5 @@ def ipna(
     **kwargs,
     )->torch.Tensor: # `(B, …)` like the layer's output, in units of the score
     "Attribution of every unit of a layer to the patch (Lundstrom et al. 2022); `ValueError` for bad input"
-    F, b, integral = layer_question(model, inputs, target, layer, baselines, 'ipna', **kwargs)
+    F, b, _, integral = layer_question(model, inputs, target, layer, baselines, 'ipna', **kwargs)
     return integral((F.inputs - b)*as_mask(patch, F.inputs))

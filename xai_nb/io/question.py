@@ -182,7 +182,7 @@ def ask(
     device=None,              # Where the model goes; `None`: where it is
     )->Question:
     """Everything that a person can mean, found and checked; `ValueError` or `OSError` that says what is wrong.
-    That the forward pass reaches the layer is not checked here, see `call_index`"""
+    That the forward pass reaches the layer is not checked here, see `find_place`"""
     given = model is not None or first is not None
     net = _network(model, weights, first, second, trust_pickle)
     layer = layer or net.layer
