@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-NBDEV = 'from nbdev.test import nbdev_test; nbdev_test()'
+NBDEV = 'import sys; from nbdev.test import nbdev_test; nbdev_test(sys.argv[1], flags="cuda")'
 SLOW_FIRST = 'integral', 'averages', 'nearest', 'traffic_light', 'atlas', 'patterns', 'speed'
 
 def flagged():
@@ -21,8 +21,8 @@ def run(cmd, limit, **kw):
 
 def notebook(nb, limit, log):
     start, env = time.time(), os.environ | dict(OMP_NUM_THREADS='1')
-    code, said = run([sys.executable, '-c', NBDEV, str(nb), '--flags', 'cuda'], limit, env=env)
-    name = nb.relative_to(root/'nbs').as_posix()
+    name = nb.relative_to(root).as_posix()
+    code, said = run([sys.executable, '-c', NBDEV, name], limit, env=env)
     print(f"{'passed' if code == 0 else 'FAILED'}  {name}  ({time.time() - start:.0f} s)", flush=True)
     if code:
         with open(log/'cells.log', 'a') as f: f.write(f'== {name}\n{said[-4000:]}\n')
@@ -33,6 +33,7 @@ def shown(module, limit, *args):
     cmd = [sys.executable, '-c', f'from {module} import main; main()', *args]
     try: return subprocess.run(cmd, cwd=root, stdin=subprocess.DEVNULL, timeout=limit).returncode == 0
     except subprocess.TimeoutExpired: print(f'{module}: stopped after {limit:.0f} s', flush=True)
+    return False
 
 def main():
     p = argparse.ArgumentParser('.ci/cuda', description=__doc__)

@@ -354,30 +354,36 @@ def shares(
     )->list: # `Share`s
     "Methods on one model against their bare loops"
     x = torch.randn(chunk, 3, size, size, device=device)
-    one, z, c = x[:1], x.clone(), dict(internal_batch_size=chunk)
-    d = z - .1
-    box = Patch(size//4, size//4, size//2, size//2)
+    one, z, c = x[:1], x.clone(), dict(internal_batch_size=chunk, check=False)
+    few, box = x[:8].clamp(-3, 3), Patch(size//4, size//4, size//2, size//2)
     m, loop = s.model, partial(_passes, s, z)
-    plain, cut = (_time(lambda: f(n, chunk), device, repeats) for f in (loop, partial(_layer_passes, s, z, d)))
-    def row(name, f, bare, note=''):
-        try: seconds = _time(f, device, repeats)
-        except Exception as e: return Share(name, s.name, chunk, math.nan, bare, math.nan, f'{type(e).__name__}: {e}'[:200])
-        return Share(name, s.name, chunk, seconds, bare, bare/seconds, note)
+    search = partial(find_boundary, m, few, bounds=(-3, 3), **c)
+    plain, cut = (_time(lambda: f(n, chunk), device, repeats) for f in (loop, partial(_layer_passes, s, z, z - .1)))
+    spent, row_of_8 = search().gradients.sum().item(), _time(lambda: _passes(s, few, 64, 8), device, repeats)/64
     dual = 'loop: one tangent to the layer, forward from it, backward to it'
-    yield row('IG', lambda: integrated_gradients(m, one, 0, n_steps=n, **c), plain)
-    yield row('SmoothGrad', lambda: smooth_grad(m, one, 0, n_samples=n, stdevs=.1, generator=0, **c), plain)
-    yield row('conductance', lambda: conductance(m, one, 0, s.layer, n_steps=n, **c), cut, dual)
-    yield row('IPNA', lambda: ipna(m, one, 0, s.layer, box, n_steps=n, **c), cut, dual)
-    yield row('saliency', lambda: saliency(m, x, 0, **c), plain*chunk/n)
-    yield row('DeepLIFT', lambda: deep_lift(m, x, 0, **c), plain*2*chunk/n, 'loop: twice the rows')
-    yield row('patterns', lambda: fit_moments(m, [x, x], progress=False), plain*2*chunk/n)
-    few = x[:8]
-    spent = find_boundary(m, few, bounds=(-4, 4), **c).gradients.sum().item()
-    seconds8 = _time(lambda: _passes(s, few, 64, 8), device, repeats)/64
-    yield row('boundary search', lambda: find_boundary(m, few, bounds=(-4, 4), **c), spent*seconds8,
-              f'{spent//8} gradients an image, 8 images')
+    rows = [
+        ('IG', plain, '', lambda: integrated_gradients(m, one, 0, n_steps=n, **c)),
+        ('IG, with the look', plain, '', lambda: integrated_gradients(m, one, 0, n_steps=n, **c | dict(check=True))),
+        ('SmoothGrad', plain, '', lambda: smooth_grad(m, one, 0, n_samples=n, stdevs=.1, **c)),
+        ('SmoothGrad, noise of a seed', plain, 'noise made on the CPU',
+         lambda: smooth_grad(m, one, 0, n_samples=n, stdevs=.1, generator=0, **c)),
+        ('conductance', cut, dual, lambda: conductance(m, one, 0, s.layer, n_steps=n, **c)),
+        ('IPNA', cut, dual, lambda: ipna(m, one, 0, s.layer, box, n_steps=n, **c)),
+        ('saliency', plain*chunk/n, '', lambda: saliency(m, x, 0, **c)),
+        ('DeepLIFT', plain*2*chunk/n, 'loop: twice the rows', lambda: deep_lift(m, x, 0, **c)),
+        ('patterns', plain*2*chunk/n, '', lambda: fit_moments(m, [x, x], progress=False)),
+        ('boundary search', spent*row_of_8, f'{spent//8} gradients an image, 8 images', search)]
+    for name, bare, note, f in rows:
+        try: seconds = _time(f, device, repeats)
+        except Exception as e: seconds, note = math.nan, f'{type(e).__name__}: {e}'[:200]
+        yield Share(name, s.name, chunk, seconds, bare, bare/seconds, note)
 
-def x_gradient_shares(device:Device='cuda', chunk:int=64, size:int=224, repeats:int=3)->list: # `Share`s
+def x_gradient_shares(
+    device:Device='cuda',
+    chunk:int=64, # Rows at once
+    size:int=224, # Rows and columns of the images
+    repeats:int=3, # The quickest counts
+    )->list: # `Share`s
     "X-Gradient of a ResNet-50 without biases, with its check and without"
     torch.manual_seed(0)
     s = Subject('Fixup-ResNet-50', x_fixup_resnet50().to(device).eval(), '', None, None)
@@ -423,7 +429,14 @@ def _loop_options(s, device, chunk, size, compiled):
         try: yield Option(name, s.name, base/_time(make(), device, 5), 0., 'against the eager step, both with TF32')
         except Exception as e: yield Option(name, s.name, math.nan, math.nan, f'{type(e).__name__}: {e}'[:200])
 
-def options(s:Subject, device:Device='cuda', chunk:int=64, n:Steps=512, size:int=224, compiled:bool=True)->list: # `Option`s
+def options(
+    s:Subject,
+    device:Device='cuda',
+    chunk:int=64, # Rows at once
+    n:Steps=512,  # Path points
+    size:int=224, # Rows and columns of the image
+    compiled:bool=True, # Also try `torch.compile`?
+    )->list: # `Option`s
     "IG of one image with each option; and the bare step, captured and compiled"
     x = torch.randn(1, 3, size, size, device=device)
     def ig(model, x): return integrated_gradients(model, x, 0, n_steps=n, internal_batch_size=chunk)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 from ..core.words import BatchSize, Inputs, Model, Output, Target, as_inputs, as_target, check_finite, per_row
-from ..core.score import Score, grad_of, own_grad_mode
+from ..core.score import Score, grad_of, attribution_method
 
 # %% ../../nbs/bias_free/01_x_gradient.ipynb #8d7b959f
 class Homogeneity(NamedTuple):
@@ -137,7 +137,7 @@ def is_homogeneous(
     return Homogeneity(k, worst, '' if worst <= tol and right else blame(a) or 'the model')
 
 # %% ../../nbs/bias_free/01_x_gradient.ipynb #2c13ff3a
-@own_grad_mode
+@attribution_method
 def x_gradient(
     model:Model,                # A homogeneous callable from a batch to logits `(B, C)`, or to an object with `.logits`
     inputs:Inputs,

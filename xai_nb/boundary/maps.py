@@ -10,9 +10,9 @@ import torch, warnings
 from fastcore.meta import delegates
 from typing import Annotated, Any
 from ..core.words import BatchSize, Inputs, Model, Output, Progress, as_inputs, per_row
-from ..core.score import Score, image_rows, own_grad_mode
+from ..core.score import Score, image_rows, attribution_method
 from ..paths.ig import integrated_gradients
-from ..paths.averages import own_keywords, smooth_grad
+from ..paths.averages import smooth_grad
 from ..paths.gradient import saliency
 from ..rules.deep_lift import deep_lift
 from .searches import Bounds, Predicted, length, margin
@@ -73,8 +73,7 @@ def _blank(t, found):
     return type(t)(*blanked) if hasattr(t, '_fields') else tuple(blanked)
 
 # %% ../../nbs/boundary/03_maps.ipynb #3016be41
-@own_keywords
-@own_grad_mode
+@attribution_method
 @delegates(saliency)
 def boundary_saliency(
     model:Model, inputs:Inputs, target:Predicted=None, bounds:Bounds=None, *,
@@ -86,8 +85,7 @@ def boundary_saliency(
     options = dict(output=output, internal_batch_size=internal_batch_size, **kwargs)
     return _blank(saliency(model, p, b.target, **options), b.found)
 
-@own_keywords
-@own_grad_mode
+@attribution_method
 @delegates(smooth_grad)
 def boundary_smooth_grad(
     model:Model, inputs:Inputs, target:Predicted=None, bounds:Bounds=None, *,
@@ -99,8 +97,7 @@ def boundary_smooth_grad(
     options = dict(output=output, internal_batch_size=internal_batch_size, progress=progress, **kwargs)
     return _blank(smooth_grad(model, p, b.target, **options), b.found)
 
-@own_keywords
-@own_grad_mode
+@attribution_method
 @delegates(integrated_gradients, but='baselines')
 def boundary_ig(
     model:Model, inputs:Inputs, target:Predicted=None, bounds:Bounds=None, *,
@@ -112,8 +109,7 @@ def boundary_ig(
     options = dict(output=output, internal_batch_size=internal_batch_size, progress=progress, **kwargs)
     return _blank(integrated_gradients(model, x, b.target, p, **options), b.found)
 
-@own_keywords
-@own_grad_mode
+@attribution_method
 @delegates(deep_lift, but='baselines')
 def boundary_deep_lift(
     model:Model, inputs:Inputs, target:Predicted=None, bounds:Bounds=None, *,
@@ -125,7 +121,7 @@ def boundary_deep_lift(
     options = dict(output=output, internal_batch_size=internal_batch_size, **kwargs)
     return _blank(deep_lift(model, x, b.target, p, **options), b.found)
 
-@own_grad_mode
+@attribution_method
 def boundary_normal(
     model:Model, inputs:Inputs, target:Predicted=None, bounds:Bounds=None, *,
     boundary:Found=None,

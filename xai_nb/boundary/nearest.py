@@ -9,7 +9,7 @@ __all__ = ['DEFAULT_SEARCHES', 'BLOCK', 'back_to_boundary', 'Boundary', 'find_bo
 import torch, warnings
 from typing import NamedTuple
 from ..core.words import BatchSize, Inputs, Model, Progress, as_target, per_row, progress_bar
-from ..core.score import Score, own_grad_mode, grad_of
+from ..core.score import Score, attribution_method, grad_of
 from .searches import Bounds, DDN, Predicted, RadialNewton, Start, as_bounds, dot, length, margin
 
 # %% ../../nbs/boundary/02_nearest.ipynb #cb1f7caf
@@ -215,7 +215,7 @@ def _find(ask, out, lo, hi, searches, tol, seed, progress):
     return b._replace(found=found, pixel_distance=pixel)
 
 # %% ../../nbs/boundary/02_nearest.ipynb #861c24c5
-@own_grad_mode
+@attribution_method
 def find_boundary(
     model:Model,   # Any callable to logits `(B, C)`; or to probabilities, with an `output` that takes their logarithm
     inputs:Inputs, # $x$, `(B, …)`, floating point, within the bounds

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 from ..core.words import Baselines, BatchSize, Call, Colors, Images, Layer, Method, Model, Output, Percent
 from ..core.words import Picture, Progress, Region, Steps, Target, as_mask
-from ..core.score import Score, own_grad_mode
+from ..core.score import Score, attribution_method, own_grad_mode
 from ..io.show import new_figure, as_picture, attribution_scale, color_key, draw_box, overlay
 from ..paths.ig import integrated_gradients
 from ..inside.layers import conductance
@@ -67,7 +67,7 @@ def stage(
             prob = logits.softmax(1).gather(1, F.target[:, None])[:, 0]
     return Stage(F.value, prob, i, o, i + o, ig, predicted)
 
-@own_grad_mode
+@attribution_method
 def traffic_light(
     model:Model,                # An `nn.Module` that returns logits `(B, C)`, or an object with `.logits`
     inputs:Images,

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from threading import get_ident
 from ..core.words import BatchSize, Baselines, Call, Images, Layer, Model, Output, Patch, Progress, Region, Steps
-from ..core.words import Target, as_baselines, as_mask, find_layer, per_row, progress_bar
-from ..core.score import Score, forward_mode, own_grad_mode
+from ..core.words import Target, as_mask, find_layer, per_row, progress_bar
+from ..core.score import Score, forward_mode, attribution_method
 from ..io.files import write_whole
 from ..paths.integral import path_nodes
 from ..paths.kinks import points_at
@@ -171,13 +171,13 @@ def atlas_steps(
     sum_dims=(),      # Dimensions of the layer's output to be added up: `(2, 3)` leaves a convolution's channels
     )->Iterator:      # Triples: what is done, what there is to do, and at the end the result, before that `None`
     "`ipna_atlas` a little at a time, to be left and taken up at will; `ValueError` for bad input"
-    F = Score(model, inputs, target, output, internal_batch_size)
+    F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines)
     x, module = F.inputs, find_layer(model, layer)
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating point type, not {dtype}")
     if x.ndim != 4: raise ValueError(f"an atlas needs images (B, C, H, W), not inputs of shape {tuple(x.shape)}")
     tops, lefts = (tile_edges(n, size) for n, size in zip(two_tiles(tiles), x.shape[2:]))
-    baselines, place = as_baselines(baselines, x), find_place(F, module, call, at)
+    baselines, place = F.baselines, find_place(F, module, call, at)
     nodes, masks = path_nodes(F, baselines, n_steps, method), _tile_masks(tops, lefts, x.device)
     table = _Table(F, place, x - baselines, masks, sum_dims)
     done, total = 0, len(nodes.rows)*len(masks)
@@ -197,7 +197,7 @@ def atlas_steps(
     atlases = [None if total is None else atlas(total) for total in table.totals]
     yield total, total, atlases[0] if table.used == {0} else tuple(atlases)
 
-@own_grad_mode
+@attribution_method
 @delegates(atlas_steps)
 def ipna_atlas(
     model:Model, inputs:Images, target:Target, layer:Layer,

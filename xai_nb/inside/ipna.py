@@ -9,11 +9,11 @@ __all__ = ['ipna']
 import torch
 from fastcore.meta import delegates
 from ..core.words import Baselines, Inputs, Layer, Model, Region, Target, as_mask
-from ..core.score import own_grad_mode
+from ..core.score import attribution_method
 from .layers import layer_question
 
 # %% ../../nbs/inside/02_ipna.ipynb #1e7fcf92
-@own_grad_mode
+@attribution_method
 @delegates(layer_question)
 def ipna(
     model:Model, inputs:Inputs, target:Target, layer:Layer,

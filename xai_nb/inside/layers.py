@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad as fwd
 from torch.overrides import TorchFunctionMode
 from ..core.words import BatchSize, Baselines, Call, Delta, Inputs, Layer, Method, Model, Output, Progress, Steps
-from ..core.words import Target, as_baselines, find_layer
-from ..core.score import Score, SharedContext, forward_mode, no_fast_path, own_grad_mode
+from ..core.words import Target, find_layer
+from ..core.score import Score, SharedContext, forward_mode, no_fast_path, attribution_method
 from ..paths.integral import integrate, completeness_gap
 
 # %% ../../nbs/inside/01_layers.ipynb #3eb2ac3a
@@ -422,15 +422,15 @@ def layer_question(
     progress:Progress=False, call:Call=-1, at:At='output',
     )->tuple:   # The `Score`; the baselines, `(B, …)`; the `Place`; and a function from $d$ to `layer_integral`
     "What is asked about a layer, but for the direction that the inputs move in; `ValueError` for bad input"
-    F = Score(model, inputs, target, output, internal_batch_size)
+    F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines)
     if method == 'exact': F = F.double()
-    baselines, place = as_baselines(baselines, F.inputs), find_place(F, find_layer(model, layer), call, at)
+    baselines, place = F.baselines, find_place(F, find_layer(model, layer), call, at)
     def integral(direction):
         units = layer_integral(F, place, direction, baselines, n_steps, method, progress and label)
         return replace_tensors(units, lambda u: u.to(inputs.dtype).contiguous())
     return F, baselines, place, integral
 
-@own_grad_mode
+@attribution_method
 @delegates(layer_question)
 def conductance(
     model:Model, inputs:Inputs, target:Target, layer:Layer, baselines:Baselines=None, *,

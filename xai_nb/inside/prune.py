@@ -15,7 +15,7 @@ from threading import get_ident
 from typing import Annotated, NamedTuple
 from ..core.words import BatchSize, Baselines, Call, Inputs, Layer, Method, Output, Percent, Progress, Region
 from ..core.words import Scores, Steps, Target, as_mask, find_layer, progress_bar
-from ..core.score import Score, image_rows, no_fast_path, own_grad_mode, check_deterministic
+from ..core.score import Score, image_rows, no_fast_path, attribution_method, check_deterministic
 from ..paths.ig import integrated_gradients
 from .layers import At, hook_layer, replace_tensors, tensors_in
 
@@ -229,7 +229,7 @@ class PruneCurve(NamedTuple):
     positive:torch.Tensor=None # `(B,)`, share of the units with a score above 0, in percent: there the ranking ends
 
 # %% ../../nbs/inside/03_prune.ipynb #1928ae52
-@own_grad_mode
+@attribution_method
 def prune_curve(
     model:torch.nn.Module, # The network itself, no function around it
     inputs:Inputs,

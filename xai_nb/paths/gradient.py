@@ -9,8 +9,8 @@ __all__ = ['ScoreF', 'Origins', 'Points', 'Rows', 'Alphas', 'gradients', 'input_
 import torch
 from torch import Tensor
 from typing import Annotated
-from ..core.words import BatchSize, Check, Inputs, Model, Output, Target, check_finite
-from ..core.score import Score, grad_of, own_grad_mode
+from ..core.words import BatchSize, Inputs, Model, Output, Target, check_finite
+from ..core.score import Score, grad_of, attribution_method
 
 # %% ../../nbs/paths/01_gradient.ipynb #c2ef226d
 ScoreF  = Annotated[Score, "F: a score, with the inputs x (B, …) that it belongs to"]
@@ -31,7 +31,6 @@ def gradients(F:ScoreF, z:Points, rows:Rows)->Tensor: # `(n, …)`
 def input_gradients(
     *question,      # What a `Score` takes: the model, the inputs and, if you like, target, output and chunk size
     on_output=None, # Called once, with what the model returns for the first chunk, and that chunk of the inputs
-    check:Check=True,
     )->tuple:       # The `Score`, and $\partial F/\partial x$, `(B, …)`
     "The gradient at the inputs, by one forward and one backward pass"
     def visit(f, x, out):
@@ -40,30 +39,28 @@ def input_gradients(
             on_output(out, x)
             on_output = None
         return grad_of(f, x)
-    F = Score(*question, visit=visit, check=check)
+    F = Score(*question, visit=visit)
     g = torch.cat(F.visited).contiguous()
     check_finite(g, 'the gradient')
     return F, g
 
 # %% ../../nbs/paths/01_gradient.ipynb #a0e9c9b9
-@own_grad_mode
+@attribution_method
 def saliency(
     model:Model, inputs:Inputs, target:Target=None,
     *,
     output:Output='logit',
     abs:bool=True,   # The size of the gradient? Else the gradient with its sign
     internal_batch_size:BatchSize=None,
-    check:Check=True,
     )->Tensor:       # Shaped like `inputs`, in units of the score per unit of the input
     "The gradient at the input (Simonyan et al. 2013); `ValueError` for bad input"
-    g = input_gradients(model, inputs, target, output, internal_batch_size, check=check)[1]
+    g = input_gradients(model, inputs, target, output, internal_batch_size)[1]
     return g.abs() if abs else g
 
-@own_grad_mode
+@attribution_method
 def input_x_gradient(
-    model:Model, inputs:Inputs, target:Target=None, *, output:Output='logit', internal_batch_size:BatchSize=None,
-    check:Check=True,
+    model:Model, inputs:Inputs, target:Target=None, *, output:Output='logit', internal_batch_size:BatchSize=None
     )->Tensor: # Shaped like `inputs`, in units of the score
     "Input times gradient (Shrikumar et al. 2016); `ValueError` for bad input"
-    F, g = input_gradients(model, inputs, target, output, internal_batch_size, check=check)
+    F, g = input_gradients(model, inputs, target, output, internal_batch_size)
     return (F.inputs*g).contiguous()

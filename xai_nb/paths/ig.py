@@ -10,9 +10,9 @@ import torch
 from contextlib import contextmanager
 from threading import get_ident
 from torch import Tensor, nn
-from ..core.words import Baselines, BatchSize, Check, Delta, Inputs, MaxSteps, Method, Model, Output, Progress
+from ..core.words import Baselines, BatchSize, Delta, Inputs, MaxSteps, Method, Model, Output, Progress
 from ..core.words import Steps, Target, Tolerance
-from ..core.score import Score, grad_of, own_grad_mode
+from ..core.score import Score, grad_of, attribution_method
 from .gradient import ScoreF
 from .integral import completeness_gap, integrate
 
@@ -123,7 +123,7 @@ def _check_exact(F, total, delta):
                          "it branches on its values in a way that cannot be seen")
 
 # %% ../../nbs/paths/02_ig.ipynb #cc1b96cc
-@own_grad_mode
+@attribution_method
 def integrated_gradients(
     model:Model, inputs:Inputs, target:Target=None, baselines:Baselines=None,
     *,
@@ -136,10 +136,9 @@ def integrated_gradients(
     return_convergence_delta:Delta=False,
     return_info:bool=False,  # Also return the `PathInfo`: steps, pieces, gaps and the estimated error of each image?
     progress:Progress=False,
-    check:Check=True,
     )->Tensor|tuple:         # Attributions shaped like `inputs`, in units of the score; with gap or info a tuple
     "Integrated Gradients along the straight line (Sundararajan et al. 2017, eq. 1); `ValueError` for bad input"
-    F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines, check=check)
+    F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines)
     if method == 'exact': F = F.double()
     label = progress and 'integrated gradients'
     gap = return_convergence_delta or return_info
