@@ -217,8 +217,7 @@ def _head_slope(F, start, end, rows):
     if F.output == 'logit' and not callable(F.target):
         z = end.detach().requires_grad_()
         return grad_of(F.pick(z, rows), z)
-    exact = not callable(F.output) and not callable(F.target) # a callable may only take the model's own precision
-    dtype = torch.float64 if exact else end.dtype
+    dtype = _head_dtype(F, end, rows)
     z0, d = start.double(), _moved(start, end, "the logits")
     def at(lines, alphas): return (z0[lines] + per_row(alphas, z0)*d[lines]).to(dtype)
     def value(lines, alphas): return F.pick(at(lines, alphas), rows[lines])[:, None].detach().double()
@@ -231,6 +230,12 @@ def _head_slope(F, start, end, rows):
     share = _share(z0.flatten(1), d.flatten(1), torch.finfo(dtype).eps)
     lines, alphas, w = points_that_add_up(value, rate, share, least)
     return torch.zeros_like(z0).index_add_(0, lines, per_row(w, z0)*gradient(lines, alphas)).to(end)
+
+def _head_dtype(F, end, rows):
+    "Float64, or the precision of the logits, where an output or target that was given takes no other"
+    try: F.pick(end.double(), rows)
+    except RuntimeError: return end.dtype
+    return torch.float64
 
 def _check_linear(root, z):
     "`ValueError` for an operation between the leaf and the logits that the rule has missed"
@@ -280,7 +285,7 @@ def _attribute(F, b, i, j, check):
 
 def _dot(slope, z): return (slope.double()*z.double()).flatten(1).sum(1)
 
-# %% ../../nbs/rules/02_deep_lift.ipynb #d53f3531
+# %% ../../nbs/rules/02_deep_lift.ipynb #1cc4f7ab
 class _InDouble(TorchFunctionMode):
     "Inside, whatever goes through a torch function is in float64"
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -312,10 +317,10 @@ def _size(maps, due): return maps.double().flatten(1).abs().sum(1) + due.abs()
 def _check_sum(F, b, part):
     "`ValueError` for maps that do not add up, and not for rounding; a warning where that is large"
     eps = torch.finfo(part.maps.dtype).eps
-    half = eps > 1e-6
+    share, floor = (eps, eps) if eps > 1e-6 else (eps**.5, 1e3*eps) # half precision: one bit is enough for a doubt
     size = _size(part.maps, part.due)
     gap = (part.maps.double().flatten(1).sum(1) - part.due).abs()
-    doubtful = (gap > (eps if half else eps**.5)*size + 1e3*eps*part.size).nonzero().flatten()
+    doubtful = (gap > share*size + floor*part.size).nonzero().flatten()
     for which in doubtful.split(F.chunk.rows) if len(doubtful) else ():
         try: maps, missed = _in_double(F, b, part, which)
         except (RuntimeError, TypeError) as e:
