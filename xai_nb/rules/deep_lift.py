@@ -285,7 +285,7 @@ def _attribute(F, b, i, j, check):
 
 def _dot(slope, z): return (slope.double()*z.double()).flatten(1).sum(1)
 
-# %% ../../nbs/rules/02_deep_lift.ipynb #1cc4f7ab
+# %% ../../nbs/rules/02_deep_lift.ipynb #5c26a5ab
 class _InDouble(TorchFunctionMode):
     "Inside, whatever goes through a torch function is in float64"
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -317,7 +317,7 @@ def _size(maps, due): return maps.double().flatten(1).abs().sum(1) + due.abs()
 def _check_sum(F, b, part):
     "`ValueError` for maps that do not add up, and not for rounding; a warning where that is large"
     eps = torch.finfo(part.maps.dtype).eps
-    share, floor = (eps, eps) if eps > 1e-6 else (eps**.5, 1e3*eps) # half precision: one bit is enough for a doubt
+    share, floor = (eps, 0) if eps > 1e-6 else (eps**.5, 1e3*eps) # half precision: one bit is enough for a doubt
     size = _size(part.maps, part.due)
     gap = (part.maps.double().flatten(1).sum(1) - part.due).abs()
     doubtful = (gap > share*size + floor*part.size).nonzero().flatten()
