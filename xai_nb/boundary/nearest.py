@@ -70,7 +70,7 @@ class _Ask:
         self.spent = torch.zeros(len(x), dtype=torch.long, device=x.device)     # gradients, of each image
         self.unit, self.flat = None, None                                       # a length and a direction, see `_start`
 
-    def outputs(self, z, rows): return self.F.outputs(z, rows + self.first)
+    def outputs(self, z, rows): return self.F.outputs(z, rows + self.first).to(z.dtype) # of autocast: bfloat16
 
     @torch.no_grad()
     def logits(self, z, rows): return self.F.chunk.cat(lambda i, j: self.outputs(z[i:j], rows[i:j]), len(z))

@@ -10,16 +10,17 @@ __all__ = ['KINDS', 'Kind', 'Network', 'Loader', 'AFFINE', 'OTHERS', 'SAVE_EVERY
 # %% ../../nbs/rules/03_moments.ipynb #5d2770e2
 import hashlib, time, weakref, torch
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Callable, NamedTuple
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from ..core.words import Progress, check_finite, per_row, progress_bar
 from ..core.score import check_deterministic, own_grad_mode
 from ..io.files import write_whole
+from ..paths.kinks import call_name
 from .relu import check_eager
 
 # %% ../../nbs/rules/03_moments.ipynb #4ad70063
@@ -36,6 +37,7 @@ def pattern_from_moments(
     x:Tensor,    # $\sum x$ over the same samples, `(units, …)`
     mean:Tensor, # $\mathbb E[y]$ over all samples, `(units,)`
     w:Tensor,    # The weights, `(units, …)`
+    precision=None, # The `torch.dtype` in which the sums were taken; `None`: the one that they have
     )->Tensor:   # $a$, with $w^\top a=1$, `(units, …)`
     """The pattern of each unit (Kindermans et al. 2017, eqs. 6 and 10); $w/w^\\top w$ where $y$ was never
     in the regime or did not vary, 0 where $w=0$; `ValueError` for NaN or infinite moments"""
@@ -44,7 +46,8 @@ def pattern_from_moments(
     away = x*per_row(mean, w)
     num = xy - away
     den = _dot(num, w)
-    varies = den.abs() > 1e-6*_dot(xy.abs() + away.abs(), w.abs()) # else the difference is round-off
+    round_off = max(1e-6, 100*torch.finfo(precision or xy.dtype).eps)
+    varies = den.abs() > round_off*_dot(xy.abs() + away.abs(), w.abs())
     a = num/per_row(torch.where(varies, den, 1), w)
     size = _dot(w, w)
     unfitted = w/per_row(torch.where(size > 0, size, 1), w)
@@ -105,20 +108,27 @@ def _torch_norm(input, weight, bias, running_mean, running_var, training, moment
     return input, running_var, weight, eps
 
 class AffineCalls(TorchFunctionMode):
-    "Every call of a linear layer or a convolution is answered by `call`; batch norms behind them are noted in `scales`"
+    """Every call of a linear layer or a convolution is answered by `call`; batch norms behind them are noted in
+    `scales`. The model's own autocast is off"""
     def __init__(self,
         model:Network,
         call:Callable, # From an `AffineCall` to what the layer returns
     ):
         super().__init__()
         self.names, self.call = {id(p): n for n, p in model.named_parameters()}, call
+        self.device = next((p.device.type for p in model.parameters()), 'cpu')
         self.made = {}   # what layers returned, by its id: see `_note`
         self.scales = {} # by layer: what a batch norm behind it multiplies $y$ by
         self.calls = Counter() # by layer: how often it was called
         self.norms = Counter() # … and how often a batch norm came right behind
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, getattr(func, '__name__', '')
+        autocast = torch.is_autocast_enabled(self.device)
+        with torch.autocast(self.device, enabled=False) if autocast else nullcontext():
+            return self._answer(func, args, kwargs or {})
+
+    def _answer(self, func, args, kwargs):
+        name = call_name(func)
         if name in OTHERS: raise ValueError(f"`{name}` has weights for which no pattern is defined")
         if name == 'batch_norm':
             arguments = _torch_norm if func is torch.batch_norm else _functional_norm
@@ -133,11 +143,18 @@ class AffineCalls(TorchFunctionMode):
         if id(w) not in self.names:
             raise ValueError(f"a `{name}` whose weight, {tuple(w.shape)}, is no parameter of the model "
                              "(a parametrization?): its pattern would have no name")
+        layer = self.names[id(w)]
+        if w.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"`{layer}` is {str(w.dtype)[6:]}: moments need float32 or float64, fit them on "
+                             "model.float()")
+        if not x.is_floating_point():
+            raise ValueError(f"`{layer}` gets {str(x.dtype)[6:]}: give the data as the model takes them, in floating "
+                             "point (pictures of 0 to 255 are divided and normalised first)")
         if name != 'linear' and x.ndim < w.ndim:
             raise ValueError(f"a `{name}` gets {tuple(x.shape)}: the batch must come first")
         f = lambda v: func(x, v, None, *rest, **kwargs)
         options = None if name == 'linear' else dict(zip(('stride', 'padding', 'dilation', 'groups'), rest)) | kwargs
-        return AffineCall(self.names[id(w)], f, x, w, bias, options)
+        return AffineCall(layer, f, x, w, bias, options)
 
     def _note(self, call, out):
         "Remember what a layer returned, in which version, without keeping it"
@@ -183,8 +200,12 @@ def fingerprint(
     return h.hexdigest()[:16]
 
 def _read(path):
-    "What the header of a `.safetensors` file says, and its tensors by name"
-    with safe_open(path, 'pt') as f: return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    "What the header of a `.safetensors` file says, and its tensors by name; `ValueError` for any other file"
+    try:
+        with safe_open(path, 'pt') as f: return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except FileNotFoundError: raise
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"{path} is no whole .safetensors file ({e})") from None
 
 def _accumulate(total, new):
     "`total += new`; on a CPU in pieces, since torch would first convert all of `new` to float64"
@@ -250,7 +271,8 @@ class Moments:
         ):    # Itself
         "Read what `save` wrote, for the same model and kind; `ValueError` for others"
         about, read = _read(path)
-        if not {'of', 'kind', 'batches'} <= set(about): raise ValueError(f"{path} does not hold moments")
+        if not {'of', 'kind', 'batches'} <= set(about) or not all('|' in k for k in read):
+            raise ValueError(f"{path} does not hold moments")
         if (about['of'], about['kind']) != (self.of, self.kind):
             raise ValueError(f"{path} holds moments of another model or another kind ({about['kind']})")
         self.batches, self.sums, self.scales = int(about['batches']), {}, {}

@@ -20,7 +20,7 @@ from ..paths.gradient import input_gradients
 from ..paths.ig import integrated_gradients
 from .moments import AFFINE, OTHERS, Kind, Loader, Moments, Network, _read, fingerprint, fit_moments
 from .moments import pattern_from_moments
-from .relu import Rule, check_eager, with_gradient_of
+from .relu import Rule, check_eager, warn_of_nothing, with_gradient_of
 
 # %% ../../nbs/rules/04_patterns.ipynb #5152788a
 class _OtherWay(torch.autograd.Function):
@@ -30,7 +30,7 @@ class _OtherWay(torch.autograd.Function):
         ctx.f, ctx.back, ctx.like = f, back, torch.empty_like(x, device='meta')
         return f(x)
     @staticmethod
-    def backward(ctx, g): return ctx.back(g, torch.empty_like(ctx.like, device=g.device)), None, None
+    def backward(ctx, g): return ctx.back(g, torch.empty_like(ctx.like, device=g.device)).to(ctx.like.dtype), None, None
     @staticmethod
     def jvp(ctx, t, *_): return ctx.f(t) - ctx.f(torch.zeros_like(t[:1]))
 
@@ -54,7 +54,7 @@ class PatternRule(Rule):
                              "fitted on another model, or the data never went through it")
         self.met += 1
         other = self.others[id(weight)].to(weight)
-        if name == 'linear': return _OtherWay.apply(x, f, lambda g, like: g @ other)
+        if name == 'linear': return _OtherWay.apply(x, f, lambda g, like: g.to(other) @ other) # of autocast: bfloat16
         if isinstance(padding, str): # torch pads unevenly: take the long way
             with torch.no_grad(): y = f(x)
             conv = getattr(nn.functional, name)
@@ -62,7 +62,8 @@ class PatternRule(Rule):
         options = [*(_for_each(v, x.ndim - 2) for v in (stride, padding, dilation)), False, [0]*(x.ndim - 2), groups]
         def back(g, like):
             wanted = True, False, False # the gradient of the input, not those of weight and bias
-            return torch.ops.aten.convolution_backward(g, like, other, None, *options, wanted)[0]
+            back = torch.ops.aten.convolution_backward
+            return back(g.to(other), like.to(other), other, None, *options, wanted)[0]
         return _OtherWay.apply(x, f, back)
 
     def _refuse(self, name, *args, **kwargs): raise ValueError(f"`{name}` has weights for which no pattern is defined")
@@ -138,7 +139,8 @@ def patterns_of(
     for n, s in moments.sums.items():
         w, scale = own[n].detach().to(s['xy']), moments.scales.get(n)
         folded = w if scale is None else w*per_row(scale.to(w), w)
-        values[n] = pattern_from_moments(s['xy'], s['x'], s['y']/s['n'], folded).to(own[n])
+        a = pattern_from_moments(s['xy'], s['x'], s['y']/s['n'], folded, own[n].dtype)
+        values[n] = a.to(own[n])
     return Patterns(model, values, moments.scales, moments.kind)
 
 # %% ../../nbs/rules/04_patterns.ipynb #a00004bf
@@ -156,6 +158,7 @@ def _through(patterns, how, model, inputs, target, output, start, internal_batch
     if start not in STARTS: raise ValueError(f"start must be one of {', '.join(STARTS)}; not {start!r}")
     check_eager(model)
     with patterns.rule(how): F, g = input_gradients(model, inputs, target, output, internal_batch_size)
+    warn_of_nothing(g, 'PatternNet' if how == 'net' else 'PatternAttribution')
     return (g*per_row(F.value, g) if start == 'output' else g).contiguous()
 
 @own_grad_mode
