@@ -184,7 +184,12 @@ def _no_fast_path():
     finally: torch.backends.mha.set_fastpath_enabled(was)
 no_fast_path = SharedContext(_no_fast_path)
 
-_no_cudnn = SharedContext(lambda: torch.backends.cudnn.flags(enabled=False))
+@contextmanager
+def _without_cudnn():
+    was, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
+    try: yield
+    finally: torch.backends.cudnn.enabled = was
+_no_cudnn = SharedContext(_without_cudnn)
 
 def _is_recurrent(model):
     "Is there a recurrent layer in the model? cuDNN's kernels for these have no gradient in eval mode"

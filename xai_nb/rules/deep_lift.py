@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from ..core.words import BatchSize, Baselines, Delta, Inputs, Model, Output, Target, as_baselines, check_finite
 from ..core.words import per_row
-from ..core.score import Score, grad_of, own_grad_mode
+from ..core.score import Score, grad_of, attribution_method
 from ..paths.integral import path_rule
 from ..paths.kinks import call_name, operations
 from .relu import ACTIVATIONS, _FLOORS, ReLURule, Rule, check_eager, detached_call, enter_vmap
@@ -343,7 +343,7 @@ def _check_head(part):
     warnings.warn(f"deep_lift: the output or target that was given jumps, or cuts its gradient, between the baselines "
                   f"and the inputs; the map does not add up to the score (gap {missed.max():.1e})", stacklevel=4)
 
-@own_grad_mode
+@attribution_method
 def deep_lift(
     model:Model,
     inputs:Inputs,
@@ -360,7 +360,7 @@ def deep_lift(
     others = rules_in_force()
     if any(isinstance(r, ReLURule) for r in others):
         raise ValueError("deep_lift has rules for ReLUs of its own: call it outside of Guided and Deconvnet")
-    F = Score(model, inputs, target, output, internal_batch_size)
+    F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines)
     b = as_baselines(baselines, F.inputs)
     parts = F.chunk.run(lambda i, j: _attribute(F, b, i, j, check=not others), len(F.rows))
     part = _Part(*(torch.cat(t) for t in zip(*parts)))

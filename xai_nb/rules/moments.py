@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Kind', 'Network', 'Loader', 'AFFINE', 'OTHERS', 'SAVE_EVERY', 'pattern_from_moments', 'batch_moments',
-           'AffineCall', 'AffineCalls', 'with_bias', 'fingerprint', 'Moments', 'fit_moments', 'pattern_quality',
-           'sample_patches']
+           'AffineCall', 'AffineCalls', 'with_bias', 'fingerprint', 'Moments', 'float32_products', 'fit_moments',
+           'pattern_quality', 'sample_patches']
 
 # %% ../../nbs/rules/03_moments.ipynb #5d2770e2
 import hashlib, time, weakref, torch
@@ -302,12 +302,23 @@ def _batch(batch, model):
 @contextmanager
 def _full_precision(device):
     "No TF32, no autocast: the moments are differences of large sums"
-    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
-    as_is = dict(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic)
-    torch.set_float32_matmul_precision('highest')
-    try:
-        with torch.autocast(device, enabled=False), cudnn.flags(**as_is, allow_tf32=False): yield
-    finally: torch.set_float32_matmul_precision(before)
+    with torch.autocast(device, enabled=False), float32_products('ieee'): yield
+
+@contextmanager
+def float32_products(
+    precision:str, # `'ieee'`, or `'tf32'`: on a GPU factors may be rounded to ten bits
+    ):
+    "Inside, products of float32 numbers have this precision, in the whole process"
+    b = torch.backends
+    new = hasattr(b.cuda.matmul, 'fp32_precision')                             # as of PyTorch 2.9
+    places = [b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn] if new else [b.cuda.matmul, b.cudnn]
+    if new and precision == 'ieee': places += [b.mkldnn.matmul, b.mkldnn.conv]
+    name, value = ('fp32_precision', precision) if new else ('allow_tf32', precision == 'tf32')
+    was = [getattr(p, name) for p in places]
+    for p in places: setattr(p, name, value)
+    try: yield
+    finally:
+        for p, v in zip(places, was): setattr(p, name, v)
 
 def _batch_norms(model, x):
     "A first look at one picture: by layer, what the batch norm behind it multiplies by"

@@ -13,7 +13,7 @@ from fastcore.meta import delegates
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from ..core.words import Baselines, BatchSize, Inputs, Method, Model, Output, Target, per_row
-from ..core.score import own_grad_mode
+from ..core.score import attribution_method
 from ..io.files import write_whole
 from ..io.load import Preprocess
 from ..paths.gradient import input_gradients
@@ -161,7 +161,7 @@ def _through(patterns, how, model, inputs, target, output, start, internal_batch
     warn_of_nothing(g, 'PatternNet' if how == 'net' else 'PatternAttribution')
     return (g*per_row(F.value, g) if start == 'output' else g).contiguous()
 
-@own_grad_mode
+@attribution_method
 def pattern_net(
     model:Model,
     inputs:Inputs,
@@ -175,7 +175,7 @@ def pattern_net(
     "PatternNet, the signal in the input (Kindermans et al. 2017, section 4); `ValueError` for bad input"
     return _through(patterns, 'net', model, inputs, target, output, start, internal_batch_size)
 
-@own_grad_mode
+@attribution_method
 def pattern_attribution(
     model:Model,
     inputs:Inputs,
@@ -191,7 +191,7 @@ def pattern_attribution(
 
 _ABOUT_SUMS = ['tol', 'max_steps', 'return_convergence_delta', 'return_info'] # of a path whose maps add up
 
-@own_grad_mode
+@attribution_method
 @delegates(integrated_gradients, but=_ABOUT_SUMS)
 def pattern_guided_ig(
     model:Model,

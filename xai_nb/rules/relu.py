@@ -17,7 +17,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from ..core.words import BatchSize, Inputs, Model, Output, Target
-from ..core.score import in_head, own_grad_mode
+from ..core.score import in_head, attribution_method
 from ..paths.gradient import input_gradients
 from ..paths.kinks import call_name, operations
 
@@ -305,7 +305,7 @@ def warn_of_nothing(
     warnings.warn(f"{name}: the map of image {which} is zero everywhere: all gradients for this score are cut off "
                   "on the way back", stacklevel=4)
 
-@own_grad_mode
+@attribution_method
 @delegates(_gradient_under)
 def guided_backprop(
     model:Model, inputs:Inputs, target:Target=None, **kwargs,
@@ -313,7 +313,7 @@ def guided_backprop(
     "Guided backpropagation (Springenberg et al. 2015); `ValueError` for bad input and unknown activations"
     return _gradient_under(Guided, model, inputs, target, **kwargs)
 
-@own_grad_mode
+@attribution_method
 @delegates(_gradient_under)
 def deconvnet(
     model:Model, inputs:Inputs, target:Target=None, **kwargs,
