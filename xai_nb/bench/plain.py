@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'LAYERED', 'CHOOSY', 'ONE_POINT', 'SINGLE', 'PLACED', 'CALLS', 'STEP', 'Index', 'Point', 'PLUMBING',
-           'SWAPS', 'FuzzCase', 'draw_case', 'log_softmax', 'margin', 'Asked', 'Question', 'Plain', 'Chord', 'Swapped',
-           'Part', 'part_of', 'Expected', 'expected']
+           'SWAPS', 'FuzzCase', 'draw_case', 'log_softmax', 'margin', 'Asked', 'Plain', 'Chord', 'Swapped', 'Part',
+           'part_of', 'Expected', 'expected']
 
 # %% ../../nbs/bench/06_plain.ipynb #2333a77e
 import dataclasses, random, re, torch
@@ -36,12 +36,12 @@ class FuzzCase:
     method:str           # One of `METHODS`
     head:str='flat'      # One of `HEADS`
     batch:int=1          # Inputs
-    dtype:str='float64'
+    dtype:str='float64'  # Of inputs and weights: 'float64' or 'float32'
     output:str='logit'   # 'logit', 'prob', or 'callable': log-softmax
     target:str='first'   # Class: 'first', 'predicted', 'each': one for each input, 'callable': a margin; or 'none'
     baseline:str='zero'  # 'zero', 'number', 'all': one for all, 'row': the same with a batch dimension, 'each', 'part'
     rule:str='midpoint'  # How the points are placed
-    n_steps:int=2
+    n_steps:int=2        # Points on the path of each input
     chunk:int|None=None  # Rows at once
     place:float=0.       # Of the layer among those that run, 0 to 1
     by_name:bool=False   # The layer by its name?
@@ -133,7 +133,7 @@ def margin(
 class Asked:
     "A case with all that it names, and what the library says of it"
     def __init__(self,
-        case:FuzzCase,
+        case:FuzzCase, # What is asked
     ):
         self.case, dtype = case, getattr(torch, case.dtype)
         g = torch.Generator().manual_seed(case.seed)
@@ -206,7 +206,7 @@ class Asked:
         baselines = own(self.baselines, ['each', 'part'], case.baseline)
         patch = own(self.patch, ['boxes', 'masks', 'planes'], case.patch)
         layer = self.name if case.by_name and not case.function else getattr(self, 'layer', None)
-        question = Question(model, self.inputs[some], target, baselines, layer, patch, self._options(chunk))
+        question = _Question(model, self.inputs[some], target, baselines, layer, patch, self._options(chunk))
         around = dict(none=nullcontext, no_grad=torch.no_grad, inference=torch.inference_mode)[case.context]
         with around(): return CALLS[case.method](question)
 
@@ -219,7 +219,7 @@ class Asked:
         if case.method in ONE_POINT + CHOOSY: return options
         return options | dict(n_steps=case.n_steps, method=None if case.rule == 'default' else case.rule)
 
-class Question(NamedTuple):
+class _Question(NamedTuple):
     "What a method is called with"
     model:object
     x:Tensor
@@ -247,7 +247,7 @@ def _say_atlas(q):
     return atlas.values*per_row(atlas.scale, atlas.values)
 
 _ig_with_gap = _of_path(integrated_gradients, return_convergence_delta=True)
-CALLS = dict( # by the name of a method: from a `Question` to the answer
+CALLS = dict( # by the name of a method: from a `_Question` to the answer
     integrated_gradients=_ig_with_gap, exact=_ig_with_gap, tol=_ig_with_gap,
     distributional_ig=_of_path(distributional_ig), deep_lift=_of_path(deep_lift, return_convergence_delta=True),
     conductance=_say_conductance, ipna=_say_ipna, atlas=_say_atlas, saliency=_of_inputs(saliency),
@@ -263,8 +263,8 @@ Point = Annotated[Tensor, "one point, without a batch dimension"]
 class Plain:
     "The same question by plain torch, one point at a time, in float64"
     def __init__(self,
-        asked:Asked,
-        swap=None, # As `RandomNetwork` takes it
+        asked:Asked, # The question
+        swap=None,   # As `RandomNetwork` takes it
     ):
         case, self.asked = asked.case, asked
         self.case, self.net = case, RandomNetwork(case.net, case.shape, case.seed, case.head, swap)
@@ -484,8 +484,8 @@ class Expected(NamedTuple):
     rise:float|None=None # What they add up to
 
 def expected(
-    asked:Asked,
-    )->list: # An `Expected` for each input
+    asked:Asked, # The question
+    )->list:     # An `Expected` for each input
     "What the library should say"
     case, method = asked.case, asked.case.method
     swap, made_of = SWAPS.get(method, (None, None))

@@ -56,11 +56,15 @@ def rules_in_force()->list:
 _NO_CHECKPOINTS = ("the model runs parts of itself again on the way back (torch.utils.checkpoint), "
                    "where a backward rule cannot follow: switch checkpointing off")
 
-def is_inside_vmap(t:Tensor)->bool:
+def is_inside_vmap(
+    t:Tensor, # Of any shape
+    )->bool:
     "Is it a tensor as `torch.func.vmap` shows it to a function?"
     return torch._C._functorch.is_batchedtensor(t)
 
-def leave_vmap(t:Tensor)->tuple: # The tensor behind `t`, and the dimension of each `vmap`, the innermost first
+def leave_vmap(
+    t:Tensor, # Of any shape
+    )->tuple: # The tensor behind `t`, and the dimension of each `vmap`, the innermost first
     "What is behind a tensor inside `torch.func.vmap`; outside of it the tensor itself"
     dims = []
     while is_inside_vmap(t):
@@ -69,8 +73,8 @@ def leave_vmap(t:Tensor)->tuple: # The tensor behind `t`, and the dimension of e
     return t, dims
 
 def enter_vmap(
-    t:Tensor,
-    dims:list,   # As `leave_vmap` gives both
+    t:Tensor,    # The tensor that was behind
+    dims:list,   # … and its dimensions, both as `leave_vmap` gives them
     like:Tensor, # From the inside of as many `vmap`
     )->Tensor:
     "The reverse of `leave_vmap`, perhaps in another run of the function"
@@ -81,7 +85,9 @@ def enter_vmap(
     for dim, level in zip(reversed(dims), reversed(levels)): t = torch._C._functorch._add_batch_dim(t, dim, level)
     return t
 
-def has_graph(t:Tensor)->bool:
+def has_graph(
+    t:Tensor, # Of any shape; it may be inside `torch.func.vmap`
+    )->bool:
     "Does a gradient go through this tensor?"
     return torch.is_grad_enabled() and leave_vmap(t)[0].requires_grad
 
