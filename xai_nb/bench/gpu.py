@@ -58,7 +58,9 @@ class SmallNetwork(nn.Module):
         y = self.relu(self.first(x))
         return self.head(self.pool(self.relu(self.norm(self.second(y)) + y)))
 
-def small_images(dtype=torch.float64)->torch.Tensor: # `(3, 3, 16, 16)`
+def small_images(
+    dtype=torch.float64, # Of the numbers; they are the same ones
+    )->torch.Tensor:     # `(3, 3, 16, 16)`
     "Three images of noise, the same each time, on the CPU"
     return torch.randn(3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(dtype)
 
@@ -171,13 +173,13 @@ def _raises(f):
     except ValueError as e: return str(e)
     return ''
 
-def check_devices(device):
+def check_devices(device:Device):
     "A model on one device and inputs on the other: an error that says so"
     for m, x in (device, 'cpu'), ('cpu', device):
         said = _raises(lambda: saliency(SmallNetwork().to(m), small_images(torch.float32).to(x)))
         assert 'the model is on' in said, said
 
-def check_recurrent(device):
+def check_recurrent(device:Device):
     "IG of a recurrent network in eval mode, and a layer below it, as on the CPU"
     torch.manual_seed(0)
     m, x = Recurrent().double(), small_images()
@@ -185,7 +187,7 @@ def check_recurrent(device):
     ref = maps(m, x)
     for a, b in zip(maps(copy.deepcopy(m).to(device), x.to(device)), ref): assert _apart(a.cpu(), b) < 1e-9
 
-def check_attention(device):
+def check_attention(device:Device):
     "The exact integral of a network with attention, which gets more points where it is curved"
     torch.manual_seed(0)
     class Net(nn.Module):
@@ -199,7 +201,7 @@ def check_attention(device):
     ref = integrated_gradients(m, x, 0, method='exact')
     assert _apart(integrated_gradients(m.to(device), x.to(device), 0, method='exact').cpu(), ref) < 1e-9
 
-def check_memory(device):
+def check_memory(device:Device):
     "Where memory runs out the chunk is halved, and the map is the same"
     total = torch.cuda.get_device_properties(device).total_memory
     x, size = torch.rand(2, 3, 16, 16, device=device), total//2000
@@ -210,7 +212,7 @@ def check_memory(device):
     finally: torch.cuda.set_per_process_memory_fraction(1., 0)
     assert _apart(out.sum((1, 2, 3)), torch.stack([x.flatten(1)[0, 5]**2, x.flatten(1)[1, 7]**2])) < 1e-5
 
-def check_threads(device):
+def check_threads(device:Device):
     "Four threads, each on a stream of its own, get the map that one gets alone"
     m, x, out = SmallNetwork().double().to(device), small_images().to(device), {}
     ref = integrated_gradients(m, x, _TARGET, n_steps=32), conductance(m, x, _TARGET, _LAYER, n_steps=32)
@@ -225,7 +227,7 @@ def check_threads(device):
     for k in range(4):
         for a, b in zip(out[k], ref): assert _apart(a, b) < 1e-12
 
-def check_ranking(device):
+def check_ranking(device:Device):
     "The units that pruning keeps are the same, but for ties"
     m, x = SmallNetwork(), small_images(torch.float32)
     c = conductance(m, x, _TARGET, _LAYER, n_steps=32)
@@ -247,7 +249,7 @@ def host_waits(
     finally: torch.cuda.set_sync_debug_mode(was)
     return sum('synchroniz' in str(w.message) for w in seen)
 
-def check_waits(device):
+def check_waits(device:Device):
     "Ten times the chunks, and not one wait more"
     m, x = SmallNetwork().to(device), small_images(torch.float32).to(device)
     for f in (partial(integrated_gradients, m, x, _TARGET), partial(conductance, m, x, _TARGET, _LAYER),
@@ -331,7 +333,7 @@ def _layer_passes(s, z, d, n, chunk):
     return total
 
 def shares(
-    s:Subject,
+    s:Subject, # The model
     device:Device='cuda',
     chunk:int=64, # Rows at once
     n:Steps=512,  # Path points, or samples
@@ -416,7 +418,7 @@ def _loop_options(s, device, chunk, size, compiled):
         except Exception as e: yield Option(name, s.name, math.nan, math.nan, f'{type(e).__name__}: {e}'[:200])
 
 def options(
-    s:Subject,
+    s:Subject, # The model
     device:Device='cuda',
     chunk:int=64, # Rows at once
     n:Steps=512,  # Path points

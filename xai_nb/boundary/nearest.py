@@ -288,5 +288,6 @@ def _as_tol(tol, x):
 
 def _tf32():
     "Do convolutions on the GPU round to 10 bits?"
-    try: return torch.backends.cudnn.allow_tf32
-    except RuntimeError: return True                                            # set by the newer interface
+    conv = getattr(torch.backends.cudnn, 'conv', None)
+    if hasattr(conv, 'fp32_precision'): return conv.fp32_precision == 'tf32'    # as of PyTorch 2.9
+    return torch.backends.cudnn.allow_tf32

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 from torch import Tensor, nn
 from ..core.words import Baselines, Colors, Images, Patch, Picture, Steps, Target, as_mask
-from ..core.score import Score
+from ..core.score import Score, one_look
 from ..io.files import write_whole
 from ..io.show import new_figure, as_picture, attribution_scale, color_key, draw_box, overlay, to_image
 from ..inside.atlas import atlas_steps
@@ -120,7 +120,7 @@ class Subject:
         F = Score(model, inputs, target)
         if not isinstance(F.target, Tensor): raise ValueError("the explorer needs a model with several classes")
         self.model, self.inputs, self.target = shared_copy(model), inputs, F.target
-        self.baselines, self.names, self.kept = baselines, names, {}
+        self.baselines, self.names, self.kept, self.looked = baselines, names, {}, {}
         self.picture = _shown(inputs, picture)
         self.calls = layer_choices(self.model, inputs)    # of each layer, in a forward pass
         self.layers = list(self.calls)
@@ -166,7 +166,8 @@ class Subject:
         atlas = self.kept.get(('atlas', choice.layer, choice.output))
         if atlas is not None and is_aligned(atlas, choice.patch):
             return atlas.ipna(choice.patch).to(self.inputs.dtype)
-        units = ipna(self.model, self.inputs, self.target, choice.layer, choice.patch, **self._how(choice, n))
+        with one_look(self.looked):
+            units = ipna(self.model, self.inputs, self.target, choice.layer, choice.patch, **self._how(choice, n))
         if isinstance(units, Tensor): return units
         raise ValueError(f"{choice.layer} returns several tensors, and the page shows one: choose another layer")
 
@@ -216,11 +217,14 @@ class Subject:
         return atlas_steps(self.model, self.inputs, self.target, choice.layer, tiles, dtype=dtype, **how)
 
     def _conductance(self, choice, n):
-        compute = lambda: conductance(self.model, self.inputs, self.target, choice.layer, **self._how(choice, n))
+        def compute():
+            with one_look(self.looked):
+                return conductance(self.model, self.inputs, self.target, choice.layer, **self._how(choice, n))
         return self.keep(('conductance', choice.layer, choice.output, n), compute)
 
     def _stage(self, choice, n):
-        return stage(self.model, self.inputs, self.target, choice.patch, **self._how(choice, n))
+        with one_look(self.looked):
+            return stage(self.model, self.inputs, self.target, choice.patch, **self._how(choice, n))
 
     def _how(self, choice, n): return dict(baselines=self.baselines, output=choice.output, n_steps=n)
 
