@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['no_fast_path', 'forward_mode', 'own_grad_mode', 'one_look', 'attribution_method', 'image_rows', 'in_head',
-           'check_deterministic', 'Chunks', 'SharedContext', 'Score', 'grad_of', 'all_in_eval']
+           'check_deterministic', 'Chunks', 'SharedContext', 'filled_up', 'Score', 'grad_of', 'all_in_eval']
 
 # %% ../../nbs/core/01_score.ipynb #d82f134b
 import inspect, torch
@@ -203,8 +203,11 @@ def _layout_of(x):
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last): return torch.channels_last
     return torch.preserve_format
 
-def _filled_up(t, n):
-    "`n` rows: the last one stands again for those that are missing"
+def filled_up(
+    t:torch.Tensor,  # Rows, `(m, …)`
+    n:int,           # How many there have to be, at least `m`
+    )->torch.Tensor: # `(n, …)`
+    "The last row stands again for those that are missing"
     return torch.cat([t, t[-1:].expand(n - len(t), *t.shape[1:])])
 
 _NONE = object() # no baselines were given
@@ -348,7 +351,7 @@ class Score:
         )->torch.Tensor:   # `(n, C)`, or `(n,)`
         "What the model returns, with a graph; `ValueError` where that is no tensor with a row for each point"
         n = len(z)
-        if n < self.known.least: z, rows = (_filled_up(t, self.known.least) for t in (z, rows))
+        if n < self.known.least: z, rows = (filled_up(t, self.known.least) for t in (z, rows))
         try: out = self._answer(z, rows)
         except RuntimeError as e: raise self._cause(e) from e
         out = getattr(out, 'logits', out)

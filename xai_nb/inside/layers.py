@@ -15,10 +15,11 @@ from threading import get_ident
 from typing import Annotated, Any, NamedTuple
 from torch import Tensor, nn
 from torch.autograd import forward_ad as fwd
-from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointError
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from ..core.words import BatchSize, Baselines, Call, Delta, Inputs, Layer, Method, Model, Output, Progress, Steps
 from ..core.words import Target, find_layer
-from ..core.score import Score, SharedContext, forward_mode, no_fast_path, attribution_method
+from ..core.score import Score, SharedContext, filled_up, forward_mode, no_fast_path, attribution_method
 from ..paths.integral import integrate, completeness_gap
 
 # %% ../../nbs/inside/01_layers.ipynb #3eb2ac3a
@@ -123,7 +124,7 @@ def _probe(F, layer, at):
                 F.run(F.inputs[:n], F.rows[:n])                             # a model that takes no single image
                 return n, calls
     finally: handle.remove()
-    return 1, calls
+    return F.known.least, calls
 
 _QUANTIZED = "no derivative passes through quantized numbers. Give the model as it was before it was quantized"
 
@@ -148,6 +149,9 @@ def _not_reached(model, layer):
     return "the forward pass does not reach the layer: no call of this module was seen. Choose another layer"
 
 # %% ../../nbs/inside/01_layers.ipynb #eca2ead2
+_AGAIN = ("gradient checkpointing (torch.utils.checkpoint) runs the layer again on the way back, where it cannot be "
+          "looked at: switch checkpointing off, or choose a layer outside of it")
+
 class LayerTap:
     "A hook at one place: reads what is there and hands on leaves for the backward pass"
     def __init__(self,
@@ -207,7 +211,9 @@ class LayerTap:
         )->tuple: # $\partial F/\partial y$ for each tensor; `None` where $F$ does not depend on it
         "The gradient of the score; `ValueError` where it depends on none of the tensors, or on one without rows"
         gradients = [None]*len(self.leaves)
-        if f.requires_grad: gradients = torch.autograd.grad(f.sum(), self.leaves, allow_unused=True)
+        if f.requires_grad:
+            try: gradients = torch.autograd.grad(f.sum(), self.leaves, allow_unused=True)
+            except CheckpointError: raise ValueError(_AGAIN) from None
         if all(g is None for g in gradients):
             why = f': {_QUANTIZED}' if _has_quantized(F.model) else ': choose another layer'
             raise ValueError(f"the score does not depend on what the layer {self.place.says}{why}")
@@ -323,6 +329,7 @@ def find_way(
     )->bool:           # Forward mode?
     """The first way that passes the adjoint test; `RuntimeError` where none does, `ValueError` where looking changes
     the score"""
+    if _backward_is_changed(): return ways[0]                               # a rule: the two need not agree
     tap = LayerTap(place)
     try: leaf, f = _run_back(tap, F, z, rows)
     except RuntimeError as e:
@@ -332,7 +339,8 @@ def find_way(
     tap.gradients(F, f)
     moving, pairs, direction = _pull_back(tap, leaf)
     if not moving: _check_fixed(F, tap, rows)
-    eps, misses, cause = torch.finfo(z.dtype).eps, {}, None
+    close, misses, cause = 3*torch.finfo(z.dtype).eps**.5, {}, None
+    if z.is_cuda and z.dtype == torch.float32: close = 1e-2                 # factors may be rounded to TF32
     for dual in ways:
         try: motions = layer_jvp(F, place, z, rows, direction, dual)[1]
         except (NotImplementedError, RuntimeError) as e:
@@ -341,12 +349,16 @@ def find_way(
             continue
         moved = [motions[k] for k in moving]
         misses[dual] = max([adjoint_miss(vs, moved, g, direction) for vs, g in pairs], default=0.)
-        if misses[dual] < 3*eps**.5: return dual
+        if misses[dual] < close: return dual
     if not misses: raise cause
     best = min(misses, key=misses.get)
-    if misses[best] > max(.05, 3*eps**.5):
+    if misses[best] > max(.05, close):
         raise RuntimeError(_LOST) from cause
     return ways[0] if misses.get(ways[0], 1.) <= 10*misses[best] else best  # rounding: the faster way will do
+
+def _backward_is_changed():
+    "Is a backward rule in force, that makes the way back another one than the derivative?"
+    return any(getattr(mode, 'changes_backward', False) for mode in _get_current_function_mode_stack())
 
 def _no_forward_mode(e):
     "Does the error say that an operation has no forward-mode derivative?"
@@ -377,6 +389,11 @@ def make_layer_jvp(
     "`layer_jvp` in forward mode for as long as the model allows it; the way is tested at the first points"
     dual = None
     def jvp(z, rows, direction):
+        n, least = len(z), F.known.least
+        if n >= least: return found(z, rows, direction)
+        pair = found(*(filled_up(t, least) for t in (z, rows, direction)))
+        return tuple(tuple(None if t is None else t[:n] for t in tensors) for tensors in pair)
+    def found(z, rows, direction):
         nonlocal dual
         few = slice(place.rows)
         if dual is None: dual = find_way(F, place, z[few], rows[few])

@@ -141,7 +141,7 @@ class _Pruned:
         "Is this another thread's forward pass, or one that only counts for another `prune`?"
         return get_ident() != self.thread or _counting.get() not in (None, self)
 
-    def start(self, model, args, kwargs):
+    def start(self, model, args, kwargs=None):
         if self.elsewhere() or _counting.get(): return
         if self.calls is None: self.calls = self.count_calls(model, args, kwargs)
         self.count, self.inside = 0, True

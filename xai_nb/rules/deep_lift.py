@@ -283,7 +283,7 @@ def _attribute(F, b, i, j, check):
     size = _dot(slope.abs(), torch.where(end.isfinite(), end.detach(), 0).abs())
     return _Part(maps, slope, due, climb, size)
 
-def _dot(slope, z): return (slope.double()*z.double()).flatten(1).sum(1)
+def _dot(slope, z): return (slope.double()*z.double()).reshape(len(z), -1).sum(1)
 
 # %% ../../nbs/rules/02_deep_lift.ipynb #5c26a5ab
 class _InDouble(TorchFunctionMode):

@@ -93,6 +93,7 @@ def has_graph(
 
 class Rule(TorchFunctionMode):
     "Functions whose gradient is replaced: in force inside `with`, in this thread"
+    changes_backward = True # derivatives along a direction are still the model's
     changes = 'ReLU' # what it is for, in words
     may_run_again = False # does the way back stay what it is where a model recomputes its forward pass on it?
     table = {}       # by the name of a function what is called in its place: `(rule, name, f, x, *args, **kwargs)`
