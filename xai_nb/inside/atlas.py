@@ -173,6 +173,7 @@ def atlas_steps(
     "`ipna_atlas` a little at a time, to be left and taken up at will; `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines)
     x, module = F.inputs, find_layer(model, layer)
+    if F.known.least > 1: raise ValueError("an atlas needs a model that takes one image by itself; `ipna` does without")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating point type, not {dtype}")
     if x.ndim != 4: raise ValueError(f"an atlas needs images (B, C, H, W), not inputs of shape {tuple(x.shape)}")
