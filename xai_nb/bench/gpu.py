@@ -429,7 +429,8 @@ def options(
     x = torch.randn(1, 3, size, size, device=device)
     def ig(model, x): return integrated_gradients(model, x, 0, n_steps=n, internal_batch_size=chunk)
     def run(model, x, on):
-        with float32_products('tf32' if on else 'ieee'): return _time(lambda: ig(model, x), device, 2), ig(model, x).float()
+        with float32_products('tf32' if on else 'ieee'):
+            return _time(lambda: ig(model, x), device, 2), ig(model, x).float()
     seconds, ref = run(s.model, x, False)
     half, last = copy.deepcopy(s.model).bfloat16(), dict(memory_format=torch.channels_last)
     ways = {
