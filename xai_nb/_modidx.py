@@ -847,6 +847,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'xai_nb.core.score.Score._shown': ('core/score.html#score._shown', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score.Score.at': ('core/score.html#score.at', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score.Score.double': ('core/score.html#score.double', 'xai_nb/core/score.py'),
+                                   'xai_nb.core.score.Score.laid_out': ('core/score.html#score.laid_out', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score.Score.logits': ('core/score.html#score.logits', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score.Score.outputs': ('core/score.html#score.outputs', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score.Score.pick': ('core/score.html#score.pick', 'xai_nb/core/score.py'),

@@ -88,7 +88,7 @@ def _same_gradient(a, b):
 # %% ../../nbs/core/02_look.ipynb #57a8d427
 def _ask(F, z, graph=True):
     "The answers to `z`, rows of image 0; and with a graph their scores and the gradient of the last one"
-    z = z.detach().requires_grad_(graph)
+    z = F.laid_out(z).detach().requires_grad_(graph)
     rows = F.rows[:1].expand(len(z))
     with torch.set_grad_enabled(graph):
         out = F.run(z, rows)

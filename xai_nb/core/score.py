@@ -310,6 +310,12 @@ class Score:
         "Inside, `image_rows` tells which images the rows belong to"
         return _set(_rows, (rows, len(self.rows)))
 
+    def laid_out(self,
+        z:torch.Tensor,  # `(n, …)`
+        )->torch.Tensor: # `(n, …)`
+        "The same points, in the memory layout of the inputs"
+        return z if self.layout == torch.preserve_format else z.contiguous(memory_format=self.layout)
+
     def outputs(self,
         z:torch.Tensor,    # Points, `(n, …)`
         rows:torch.Tensor, # The image of each, `(n,)`
@@ -323,7 +329,7 @@ class Score:
         rows:torch.Tensor=None, # The image of each, `(n,)`; `None`: one point for each image
         )->torch.Tensor:        # `(n, C)`
         "What the model returns, a chunk at a time, without a graph"
-        rows = self.rows if rows is None else rows
+        rows, z = self.rows if rows is None else rows, self.laid_out(z)
         return self.chunk.cat(lambda i, j: self.run(z[i:j], rows[i:j]), len(z))
 
     @torch.no_grad()
@@ -365,7 +371,7 @@ class Score:
         "What the model returns, as it is"
         graph = torch.is_grad_enabled() or self.known.graph
         with self._asking(rows), no_fast_path, self.kernels, torch.set_grad_enabled(graph):
-            z = z.clone(memory_format=self.layout)                          # a model may write into its input
+            z = z.clone()                                                   # a model may write into its input
             if self.known.graph and not z.requires_grad: z.requires_grad_()
             return self.model(z)
 
