@@ -73,7 +73,7 @@ def same_answer(
     "Are two answers the same, but for the rounding of their precision?"
     if a.shape != b.shape: return False
     close = max(_CLOSE.get(t.dtype, .05) for t in (a, b))
-    a, b = a.double(), b.double()
+    a, b = ((t.dequantize() if t.is_quantized else t).double() for t in (a, b))
     known = a.isfinite() & b.isfinite()
     if not torch.equal(a[~known].nan_to_num(), b[~known].nan_to_num()): return False
     a, b = a[known], b[known]

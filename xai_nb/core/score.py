@@ -289,7 +289,8 @@ class Score:
         "`ValueError` where the answer to image 0 is another one than without the rest of the batch"
         alone = self.known.alone
         if alone is not None and not same_answer(out, alone):
-            raise ValueError("the score of image 0 depends on the other images of the batch")
+            raise ValueError("the score of image 0 depends on the other images of the batch: there are statistics over "
+                             "the batch (dynamic quantization takes them, too)")
 
     @torch.no_grad()
     def _fix_target(self, target, out, i, j):
