@@ -102,7 +102,7 @@ def _or_more(n, most, tried):
 def row_ipna(c:Asked, device:Device, error:Goal=.05, most:MostPoints=1 << 13, n_ref:NRef=2048)->Rows:
     "(a) IPNA to 5 % L1 error, against the finite-difference scheme"
     ask = c.model, c.x, c.target, c.layer, c.patch, c.black
-    def ours(n): return ipna(*ask, output='prob', n_steps=n)
+    def ours(n): return ipna(*ask, output='prob', n_steps=n, check=False)
     def theirs(n): return finite_difference_ipna(c, n)
     ref = ours(n_ref)
     n, _ = points_needed(ours, ref, error)
@@ -123,7 +123,7 @@ def row_conductance(
     layer, chunk = find_layer(c.model, c.layer), dict(internal_batch_size=8)
     def prob(z): return c.model(z).softmax(1)
     whole, single = LayerConductance(prob, layer), NeuronConductance(prob, layer)
-    def ours(n): return conductance(c.model, c.x, c.target, layer, c.black, output='prob', n_steps=n)
+    def ours(n): return conductance(c.model, c.x, c.target, layer, c.black, output='prob', n_steps=n, check=False)
     def theirs(n): return whole.attribute(c.x, c.black, c.target, n_steps=n, **chunk).detach()
     ref = ours(n_ref)
     a = measure(lambda: ours(n_steps), device)
@@ -150,7 +150,8 @@ def row_stream(c:Asked, device:Device, n_points:Steps=256, chunk:AtOnce=8, repea
     x, layout = Score(c.model, c.x, c.target).inputs, torch.contiguous_format
     if x.is_contiguous(memory_format=torch.channels_last): layout = torch.channels_last
     def ours():
-        return integrated_gradients(c.model, c.x, c.target, c.black, n_steps=n_points, internal_batch_size=chunk)
+        how = dict(n_steps=n_points, internal_batch_size=chunk, check=False)
+        return integrated_gradients(c.model, c.x, c.target, c.black, **how)
     def bare():
         middle = (c.black + .5*(x - c.black)).repeat(chunk, 1, 1, 1).to(memory_format=layout)
         for _ in range(n_points//chunk):
@@ -178,7 +179,8 @@ def row_ig(
     n_ref:NRef=2048, most:MostPoints=1 << 11)->Rows:
     "(d) IG of the predicted class to 5 % and 2 % L1 error of the map, against Captum's default rule in chunks of 8"
     study, images = read_study(c.study) if c.study else [], c.photos or (c.x,)
-    def ours(x, output, n): return integrated_gradients(c.model, x, None, c.black, output=output, n_steps=n)
+    def ours(x, output, n):
+        return integrated_gradients(c.model, x, None, c.black, output=output, n_steps=n, check=False)
     def theirs(x, output, n): return _captum_ig(c, x, output)(n, internal_batch_size=8)
     def of_the_study(output, error):
         rules = 'placed' if output == 'prob' else 'midpoint', 'gausslegendre'
@@ -204,7 +206,8 @@ def row_ig(
 
 def row_memory(c:Asked, device:Device, n_steps:Steps=256)->Rows:
     "(d) the memory of 256 points, Captum's default call"
-    a = measure(lambda: integrated_gradients(c.model, c.x, c.target, c.black, n_steps=n_steps), device)
+    def ours(): return integrated_gradients(c.model, c.x, c.target, c.black, n_steps=n_steps, check=False)
+    a = measure(ours, device)
     b = measure(lambda: _captum_ig(c, c.x, 'logit')(n_steps), device)
     note = f'memory: {b.mib/max(a.mib, 1):.0f} times ours'
     yield _row(f'IG, {n_steps} points', 'Captum, all points at once', a, b, note)
@@ -217,7 +220,7 @@ def row_exact(
     "(e) the exact integral of the embedded network, against midpoints to within 0.1 % of it"
     c = case(device)
     for output in 'prob', 'logit':
-        ig = partial(integrated_gradients, c.model, c.x, c.target, c.black, output=output)
+        ig = partial(integrated_gradients, c.model, c.x, c.target, c.black, output=output, check=False)
         def midpoints(n): return ig(method='midpoint', n_steps=n)
         a = measure(lambda: ig(method='exact', return_info=True), device)
         ref, info = a.result
@@ -249,19 +252,20 @@ def row_patterns(
 # %% ../../nbs/bench/02_speed.ipynb #9c44c582
 def _our_methods(c, n):
     "Every method, a function without arguments"
-    ask, noise = (c.model, c.x, c.target), dict(n_samples=n, stdevs=.5)
-    patterns = fit_patterns(c.model, [c.x], progress=False)
+    ask, patterns = (c.model, c.x, c.target), fit_patterns(c.model, [c.x], progress=False)
+    without_look = dict(check=False)
+    noise = dict(n_samples=n, stdevs=.5) | without_look
     return {
-        'saliency': partial(saliency, *ask),
-        'input × gradient': partial(input_x_gradient, *ask),
-        'guided backprop': partial(guided_backprop, *ask),
-        'deconvnet': partial(deconvnet, *ask),
-        'DeepLIFT': partial(deep_lift, *ask, c.black),
+        'saliency': partial(saliency, *ask, **without_look),
+        'input × gradient': partial(input_x_gradient, *ask, **without_look),
+        'guided backprop': partial(guided_backprop, *ask, **without_look),
+        'deconvnet': partial(deconvnet, *ask, **without_look),
+        'DeepLIFT': partial(deep_lift, *ask, c.black, **without_look),
         'SmoothGrad': partial(smooth_grad, *ask, **noise),
         'SmoothGrad²': partial(smooth_grad_sq, *ask, **noise),
         'VarGrad': partial(var_grad, *ask, **noise),
-        'expected gradients': partial(expected_gradients, *ask, c.black, n_samples=n),
-        'PGIG': partial(pattern_guided_ig, *ask, c.black, patterns=patterns, n_steps=n)}
+        'expected gradients': partial(expected_gradients, *ask, c.black, n_samples=n, **without_look),
+        'PGIG': partial(pattern_guided_ig, *ask, c.black, patterns=patterns, n_steps=n, **without_look)}
 
 def _peer_methods(c, n):
     "The same by Captum, and for PGIG our IG"
@@ -283,7 +287,7 @@ def _peer_methods(c, n):
         'SmoothGrad²': tunnel('smoothgrad_sq'),
         'VarGrad': tunnel('vargrad'),
         'expected gradients': partial(method('GradientShap', c.black), n_samples=n, target=c.target),
-        'PGIG': partial(integrated_gradients, c.model, c.x, c.target, c.black, n_steps=n)}
+        'PGIG': partial(integrated_gradients, c.model, c.x, c.target, c.black, n_steps=n, check=False)}
 
 @contextmanager
 def _quiet():
@@ -316,7 +320,7 @@ def row_x_gradient(c:AnyCase, device:Device, build:Build=x_vgg16, n:Steps=128, s
     target, chunk = model(x).argmax(1), Chunks(None, x).rows                    # the same chunks for all
     def ours(): return x_gradient(model, x, target, check=False)
     def checked(): return x_gradient(model, x, target)
-    def our_ig(): return integrated_gradients(model, x, target, n_steps=n)
+    def our_ig(): return integrated_gradients(model, x, target, n_steps=n, check=False)
     def captum_ig(n_steps=n):
         ig = IntegratedGradients(model)
         return ig.attribute(x, target=target, n_steps=n_steps, internal_batch_size=chunk)
@@ -362,9 +366,9 @@ def row_atlas(
     )->Rows:
     "(j) IPNA of all tiles at once, and of a box from them, against `ipna`"
     ask, how = (c.model, c.x, c.target, c.layer), dict(output='prob', n_steps=n_steps)
-    a = measure(lambda: ipna_atlas(*ask, tiles, c.black, **how), device)
+    a = measure(lambda: ipna_atlas(*ask, tiles, c.black, check=False, **how), device)
     atlas, (rows, columns) = a.result, tiles
-    def one(patch): return ipna(*ask, patch, c.black, **how)
+    def one(patch): return ipna(*ask, patch, c.black, check=False, **how)
     def box(i, j, height=1, width=1):
         "That many tiles, from row `i` and column `j` of them on"
         return Patch(atlas.tops[i], atlas.lefts[j], atlas.tops[i + height], atlas.lefts[j + width])
