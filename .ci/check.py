@@ -147,7 +147,7 @@ def begin(nb, said):
 
 def run_notebooks():
     "Each notebook in a process of its own, forked from this one; one core each, several at a time, the longest first"
-    longest = ['browser', 'scorecard', 'integral', 'averages', 'axioms', 'traffic_light', 'patterns', 'maps', 'speed', 'relu', 'sparsity']
+    longest = ['browser', 'integral', 'averages', 'maps', 'traffic_light', 'ipna', 'layers', 'speed', 'atlas', 'train', 'axioms', 'patterns', 'sparsity']
     rank = lambda nb: next((i for i, n in enumerate(longest) if n in nb.name), len(longest))
     todo, running = sorted((nb for nb in notebooks if nb.name[0] != '_'), key=rank), {}     # a template is run by its chapter
     while todo or running:
