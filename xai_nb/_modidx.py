@@ -142,6 +142,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'xai_nb.bench.plain.Plain.nodes': ('bench/plain.html#plain.nodes', 'xai_nb/bench/plain.py'),
                                     'xai_nb.bench.plain.Plain.rises': ('bench/plain.html#plain.rises', 'xai_nb/bench/plain.py'),
                                     'xai_nb.bench.plain.Plain.score': ('bench/plain.html#plain.score', 'xai_nb/bench/plain.py'),
+                                    'xai_nb.bench.plain.Plain.tied': ('bench/plain.html#plain.tied', 'xai_nb/bench/plain.py'),
                                     'xai_nb.bench.plain.Plain.units': ('bench/plain.html#plain.units', 'xai_nb/bench/plain.py'),
                                     'xai_nb.bench.plain.Swapped': ('bench/plain.html#swapped', 'xai_nb/bench/plain.py'),
                                     'xai_nb.bench.plain.Swapped.__init__': ('bench/plain.html#swapped.__init__', 'xai_nb/bench/plain.py'),

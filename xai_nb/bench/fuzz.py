@@ -63,8 +63,11 @@ def may_refuse(
     "Is a `ValueError` an answer? A wrong map never is"
     kinds = set(layer_kinds(parse(case.net)))
     if 'bad' in kinds: return True
+    if case.method == 'atlas' and case.head == 'squeezed': return True        # it asks for one image by itself
     followed = PLUMBING | {'hooked', 'relu', 'pool'}
-    if case.method in LAYERED: return bool({'once', 'checkpoint'} & set(re.findall(r'\w+', case.net)))
+    if case.method in LAYERED:
+        names = set(re.findall(r'\w+', case.net))
+        return bool({'once', 'checkpoint'} & names) or 'gn' in names and len(case.shape) == 1
     if case.method == 'exact':                                                 # also pools with windows of many sizes
         return not kinds <= followed | {'kinked'} or case.output != 'logit' or 'admax' in case.net
     if case.method == 'deep_lift': return not kinds <= followed | {'kinked', 'smooth', 'softmax'}

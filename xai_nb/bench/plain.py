@@ -308,18 +308,33 @@ class Plain:
         low, middle, high = (self.score((z + t*d).requires_grad_(), i).item() for t in (-STEP, 0, STEP))
         return (middle - low)/STEP, (high - middle)/STEP
 
-    def at_layer(self, z:Point, i:Index)->tuple: # Two lists
+    def tied(self, f, z:Point, d:Point)->bool:
+        "Is autograd's slope of `f` at the point not between those beside it? Kinks that cancel lie at the point then"
+        def slope(t):
+            w = (z + t*d).detach().requires_grad_()
+            return (torch.autograd.grad(f(w), w)[0]*d).sum().item()
+        before, at, after = map(slope, (-STEP, 0, STEP))
+        little = 1e-4*(abs(before) + abs(after)) + 1e-9
+        return not min(before, after) - little <= at <= max(before, after) + little
+
+    def at_layer(self,
+        z:Point,
+        i:Index,
+        graph:bool=False, # Of a point that requires a gradient: only the tensors, with their graph?
+        )->tuple:         # Two lists
         "The tensors that the layer returns, and the gradient of F by each"
         seen, layer = [], self.net.get_submodule(self.asked.name)
         def hook(m, args, out):
             outs = out if isinstance(out, tuple) else (out,)
-            seen.append([o for o in outs if isinstance(o, Tensor)])
-            copies = tuple(o.clone() if isinstance(o, Tensor) else o for o in outs)
+            apart = [o.clone() if isinstance(o, Tensor) else o for o in outs]    # one may be made from another …
+            seen.append([o for o in apart if isinstance(o, Tensor)])
+            copies = tuple(o.clone() if isinstance(o, Tensor) else o for o in apart) # … or be written into
             return copies if isinstance(out, tuple) else copies[0]
         handle = layer.register_forward_hook(hook)
-        f = self.score(z.detach().requires_grad_(), i)
+        f = self.score(z if graph else z.detach().requires_grad_(), i)
         handle.remove()
         ys = seen[self.asked.call]
+        if graph: return [y[0] for y in ys], []
         gradients = torch.autograd.grad(f, ys, allow_unused=True)
         by_row = [torch.zeros_like(y) if g is None else 2*g for y, g in zip(ys, gradients)]
         return [y[0].detach() for y in ys], [g[0] for g in by_row]
@@ -331,10 +346,12 @@ class Plain:
         )->list: # For each tensor that the layer returns: products, sizes, and where the motion is known
         "The gradient times the motion, by differences"
         (low, _), (middle, gradients), (high, _) = (self.at_layer(z + t*d, i) for t in (-STEP, 0, STEP))
-        found = []
+        mixed = [torch.randn(y.shape, generator=torch.Generator().manual_seed(i), dtype=y.dtype) for y in middle]
+        def of_layer(w): return sum((y*m).sum() for y, m in zip(self.at_layer(w, i, graph=True)[0], mixed))
+        found, tied = [], self.tied(of_layer, z, d)
         for y0, y, y1, g in zip(low, middle, high, gradients):
             before, after = (y - y0)/STEP, (y1 - y)/STEP
-            known = (after - before).abs() <= 1e-3*(after.abs() + before.abs()) + 1e-5*(1 + y.abs())
+            known = torch.zeros_like(y, dtype=torch.bool) if tied else (after - before).abs() <= 1e-3*(after.abs() + before.abs()) + 1e-5*(1 + y.abs())
             term = g*(before + after)/2
             found.append((term, term.abs() + 1e-3*(g*y).abs(), known))
         return found
@@ -425,6 +442,7 @@ def _rise(plain, nodes, d, i):
     for w, z in nodes:
         before, after = plain.rises(z, d, i)
         if abs(after - before) > 1e-3*(abs(before) + abs(after)) + 1e-6: return None
+        if plain.tied(lambda v: plain.score(v, i), z, d): return None
         total += w.item()*(before + after)/2
     return total
 
