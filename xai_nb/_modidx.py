@@ -1427,6 +1427,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'xai_nb.inside.layers._by_backward': ('inside/layers.html#_by_backward', 'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._by_duals': ('inside/layers.html#_by_duals', 'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._check_fixed': ('inside/layers.html#_check_fixed', 'xai_nb/inside/layers.py'),
+                                      'xai_nb.inside.layers._check_no_other_way': ( 'inside/layers.html#_check_no_other_way',
+                                                                                    'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._check_same_score': ( 'inside/layers.html#_check_same_score',
                                                                                   'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._has_quantized': ( 'inside/layers.html#_has_quantized',

@@ -336,6 +336,7 @@ def find_way(
         if isinstance(e, torch.OutOfMemoryError): raise
         return ways[0]                                                      # there is no graph to compare with
     _check_same_score(F, place, z, rows, tap.out)
+    _check_no_other_way(f, tap)
     tap.gradients(F, f)
     moving, pairs, direction = _pull_back(tap, leaf)
     if not moving: _check_fixed(F, tap, rows)
@@ -372,6 +373,18 @@ def _check_same_score(F, place, z, rows, out):
     raise ValueError(f"what the layer {place.says} is changed in place, and used elsewhere too, so the score is "
                      "another one when a copy takes its place. Ask for the layer's other side (at=), or make that "
                      "operation one that is not in place (inplace=False)")
+
+def _check_no_other_way(f, tap):
+    "`ValueError` if the score is reached by what was returned, too, and not only by what takes its place"
+    if tap.place.at == 'input': return                                      # others may be given the same
+    there = [y for y in tap.ys if y.requires_grad]
+    if not there or not f.requires_grad: return
+    try: ways = torch.autograd.grad(f.sum(), there, retain_graph=True, allow_unused=True)
+    except CheckpointError: raise ValueError(_AGAIN) from None
+    if all(g is None for g in ways): return
+    raise ValueError(f"what the layer {tap.place.says} is used under another name, too (it is written in place, or "
+                     "the layer or a hook keeps it), so a part of what comes of it would be left out. Make it an "
+                     "operation that is not in place (inplace=False), or choose the layer before or after it")
 
 def _check_fixed(F, tap, rows):
     "`ValueError` if what is there changes on the path, without any derivative"
