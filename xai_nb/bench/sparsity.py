@@ -35,7 +35,7 @@ def split_rows(
     X:TableRows, y:TableLabels,
     seed:int, # Of the order
     )->list:  # Three pairs of rows and labels
-    "Rows to learn from, to choose by and to test, standardised by the first; 100, 100 and the rest"
+    "Training, validation and test rows, standardised by the first; 100, 100 and the rest"
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
     parts = [order[:100], order[100:200], order[200:]]
     mean, std = X[parts[0]].mean(0), X[parts[0]].std(0).clamp(min=1e-6)
@@ -76,7 +76,7 @@ def train_on_rows(
     seed:int,     # The first weights depend on it alone
     epochs:Epochs=100,
     widths=(512, 128, 32), # Of the hidden layers
-    )->tuple: # ROC-AUC to choose by and on the test rows, at the best epoch; seconds of the steps; and the network
+    )->tuple: # ROC-AUC on validation and test rows, at the best epoch; seconds of the steps; and the network
     "Train a network on few rows, with a prior for sparse attributions or without"
     learn, choose, test = parts
     with torch.random.fork_rng():
@@ -139,7 +139,7 @@ def sparsity_study(
         weights=list(weights), epochs=epochs, relevant=None if relevant is None else relevant.tolist())
     done = _repetitions_done(file, what)
     def run(parts, bias, by, k, weight, seed):
-        "The weight, ROC-AUC to choose by and on the test rows, seconds, and the share of the relevant features"
+        "The weight, ROC-AUC on validation and test rows, seconds, and the share of the relevant features"
         *figures, m = train_on_rows(parts, bias, by, k, weight, seed, epochs)
         return [weight, *figures, relevant_share(m, parts[2][0], relevant)]
     with progress_bar(progress and 'sparsity study', repeats, 'repetition') as bar:
@@ -162,7 +162,8 @@ def _mean_error(values):
 def _line(name, r, known):
     "The figures of a method as a line of the table"
     cells = [name, f"{r['weight']:g}", f"{r['auc']:.4f} ± {r['error']:.4f}"]
-    cells += [f"{r['gain']:+.4f} ± {r['gain_error']:.4f}", f"{r['time']:.1f}"]
+    gain = f"{r['gain']:+.4f} ± {r['gain_error']:.4f}" if r['base'] != name else ''
+    cells += [gain, r['base'] if gain else '', f"{r['time']:.1f}"]
     if known: cells.append(f"{r['relevant']:.0%}")
     return f"| {' | '.join(cells)} |"
 
@@ -178,11 +179,11 @@ def sparsity_table(
         weight, seconds, relevant = chosen[0, 0].item(), chosen[:, 3].mean().item(), chosen[:, 4].mean().item()
         out[name] = dict(weight=weight, auc=auc, error=error, seconds=seconds, relevant=relevant, values=chosen[:, 2])
     for name, r in out.items():
-        base = out[OWN_KIND.get(name, 'none')]['values']                         # the same rows and first weights
-        gain, gain_error = _mean_error(r['values'] - base)
-        r |= dict(time=r['seconds']/out['none']['seconds'], gain=gain, gain_error=gain_error)
+        base = OWN_KIND.get(name, 'none')
+        gain, gain_error = _mean_error(r['values'] - out[base]['values'])        # the same rows and first weights
+        r |= dict(time=r['seconds']/out['none']['seconds'], gain=gain, gain_error=gain_error, base=base)
     known = any(r['relevant'] for r in out.values())
-    head = '| prior by | weight | ROC-AUC | gain over no prior, paired | training time, none = 1 |'
+    head = '| prior by | weight | ROC-AUC | gain, paired | over | training time, none = 1 |'
     if known: head += ' share of the relevant features |'
-    rule = '|---|---:|---:|---:|---:|' + '---:|'*known
+    rule = '|---|---:|---:|---:|---|---:|' + '---:|'*known
     return '\n'.join([head, rule, *(_line(name, r, known) for name, r in out.items())]), out
