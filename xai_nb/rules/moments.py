@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Kind', 'Network', 'Loader', 'AFFINE', 'OTHERS', 'SAVE_EVERY', 'pattern_from_moments', 'batch_moments',
-           'AffineCall', 'AffineCalls', 'with_bias', 'fingerprint', 'Moments', 'float32_products', 'fit_moments',
-           'pattern_quality', 'sample_patches']
+           'pattern_quality', 'AffineCall', 'AffineCalls', 'with_bias', 'fingerprint', 'Moments', 'float32_products',
+           'fit_moments', 'sample_patches']
 
 # %% ../../nbs/rules/03_moments.ipynb #5d2770e2
 import hashlib, time, weakref, torch
@@ -24,9 +24,9 @@ from ..paths.kinks import call_name
 from .relu import check_eager
 
 # %% ../../nbs/rules/03_moments.ipynb #4ad70063
-KINDS = 'positive', 'linear', 'negative'
+KINDS = 'positive', 'relu', 'linear', 'negative'
 
-Kind    = Annotated[str, "the regime: 'positive' (y > 0), 'linear' (all), 'negative'"]
+Kind    = Annotated[str, "the regime: 'positive' (y > 0), 'relu', 'linear', 'negative'"]
 Network = Annotated[nn.Module, "with linear layers or convolutions, in eval mode"]
 Loader  = Annotated[Any, "gives batches (B, …), or tuples that begin with one"]
 
@@ -39,7 +39,7 @@ def pattern_from_moments(
     w:Tensor,    # The weights, `(units, …)`
     precision=None, # The `torch.dtype` in which the sums were taken; `None`: the one that they have
     )->Tensor:   # $a$, with $w^\top a=1$, `(units, …)`
-    """The pattern of each unit (Kindermans et al. 2017, eqs. 6 and 10); $w/w^\\top w$ where $y$ was never
+    """The pattern of each unit (Kindermans et al. 2018, eqs. 4 and 8); $w/w^\\top w$ where $y$ was never
     in the regime or did not vary, 0 where $w=0$; `ValueError` for NaN or infinite moments"""
     if not all(t.isfinite().all() for t in (xy, x, mean)):
         raise ValueError("the moments are NaN or infinite: look at the data and at the outputs of the layers")
@@ -58,16 +58,19 @@ def _per_unit(numbers, w):
     "One number for each unit, in a shape that fits what a layer with the weights `w` returns"
     return numbers.reshape(-1, *[1]*(w.ndim - 2))
 
-def _in_regime(y, kind):
-    "1 where $y$ is in the regime, else 0"
+def _in_regime(y, kind, shift):
+    "1 where $y$ is in the regime, else 0; `shift`: what is added to $y$ before the ReLU, or `None`"
     if kind == 'linear': return torch.ones_like(y)
-    return (y > 0 if kind == 'positive' else y <= 0).to(y)
+    if kind == 'negative': return (y <= 0).to(y)
+    if kind == 'relu' and shift is not None: y = y + shift
+    return (y > 0).to(y)
 
 def batch_moments(
     f:Callable,          # From weights to $y$, for the inputs of one call
     w:Tensor,            # Weights, `(units, …)`
     scale:Tensor | None, # What a batch norm behind it multiplies $y$ by, `(units,)`
     kind:Kind,
+    shift:Tensor=None,   # For `'relu'`: $t$, what is added to the scaled $y$ before the ReLU, `(units,)`
     )->tuple:            # $y$; and the sums, each with one item for each unit
     """The moments of one call of a layer. The sums are `xy` and `x` over the regime, shaped like the weights;
     `y` over all samples; `n`, the number of samples, and `hits`, those in the regime; these three in float64"""
@@ -75,7 +78,7 @@ def batch_moments(
         v = w.detach().requires_grad_()
         y = f(v)
     own = y.detach() if scale is None else y.detach()*_per_unit(scale, w)
-    m = _in_regime(own, kind)
+    m = _in_regime(own, kind, None if shift is None else _per_unit(shift, w))
     def down(weights): return torch.autograd.grad(y, v, weights, retain_graph=True)[0]
     xy, x = down(m*own), down(m)
     units = y.ndim + 1 - w.ndim # their dimension: the last for a linear layer, before the space for a convolution
@@ -83,6 +86,34 @@ def batch_moments(
     def total(of): return of.sum(rest, dtype=torch.float64) if rest else of.double()
     n = torch.full((len(w),), own.numel()//len(w), dtype=torch.float64, device=w.device)
     return y.detach(), dict(xy=xy, x=x, y=total(own), n=n, hits=total(m))
+
+# %% ../../nbs/rules/03_moments.ipynb #a3de9e72
+def _regression(left, y, ridge):
+    "The $v$ whose $v^\\top$`left` comes closest to $y$, up to a constant"
+    r, t = left - left.mean(0), y - y.mean()
+    gram = r.T @ r
+    keep_stable = ridge*gram.diag().mean().clamp(min=1e-300)*torch.eye(len(gram)).to(gram)
+    return torch.linalg.solve(gram + keep_stable, r.T @ t)
+
+def pattern_quality(
+    x:Tensor,            # Patches, `(n, d)`, float64, with $n$ well above $4d$; the first half is to learn from
+    w:Tensor,            # The weights of a unit, `(d,)`
+    a:Tensor,            # Its pattern for $w^\top x>0$, `(d,)`
+    a_minus:Tensor=None, # Its pattern for the rest; `None`: the same
+    ridge:float=1e-6,    # Keeps the regression stable, as a share of the mean variance
+    )->float:            # 1 if what is left knows nothing of $y$, 0 if it knows all; NaN for a $y$ that does not vary
+    "$\\rho$, the quality of a signal estimator (Kindermans et al. 2018, eq. 1); `ValueError` for too few patches"
+    if len(x) < 4*len(w):
+        raise ValueError(f"{len(x)} patches are too few for {len(w)} weights: take {4*len(w)} or more")
+    if a_minus is None: a_minus = a
+    y = x @ w
+    if y.std() <= 1e-9*y.abs().max(): return float('nan')
+    column = y[:, None]
+    left = x - torch.where(column > 0, column*a, column*a_minus)
+    half = len(x)//2
+    v = _regression(left[:half], y[:half], ridge)
+    corr = torch.corrcoef(torch.stack([left[half:] @ v, y[half:]]))[0, 1].nan_to_num()
+    return 1 - max(0., min(1., corr.item()))
 
 # %% ../../nbs/rules/03_moments.ipynb #f2b88904
 AFFINE = 'linear', 'conv1d', 'conv2d', 'conv3d'
@@ -102,14 +133,14 @@ class AffineCall(NamedTuple):
 def _affine(input, weight, bias=None, *rest, **kwargs): return input, weight, bias, rest, kwargs
 
 def _functional_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=.1, eps=1e-5):
-    return input, running_var, weight, eps
+    return input, running_mean, running_var, weight, bias, eps
 
 def _torch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled):
-    return input, running_var, weight, eps
+    return input, running_mean, running_var, weight, bias, eps
 
 class AffineCalls(TorchFunctionMode):
     """Every call of a linear layer or a convolution is answered by `call`; batch norms behind them are noted in
-    `scales`. The model's own autocast is off"""
+    `scales` and `shifts`. The model's own autocast is off"""
     def __init__(self,
         model:Network,
         call:Callable, # From an `AffineCall` to what the layer returns
@@ -119,6 +150,7 @@ class AffineCalls(TorchFunctionMode):
         self.device = next((p.device.type for p in model.parameters()), 'cpu')
         self.made = {}   # what layers returned, by its id: see `_note`
         self.scales = {} # by layer: what a batch norm behind it multiplies $y$ by
+        self.shifts = {} # … and what it adds then, once for each call
         self.calls = Counter() # by layer: how often it was called
         self.norms = Counter() # … and how often a batch norm came right behind
 
@@ -162,8 +194,8 @@ class AffineCalls(TorchFunctionMode):
         self.made[id(out)] = weakref.ref(out), call.layer, out._version, units
         self.calls[call.layer] += 1
 
-    def _follow(self, x, var, weight, eps):
-        "A batch norm of `x`: if that is what a layer returned, the layer's scale"
+    def _follow(self, x, mean, var, weight, bias, eps):
+        "A batch norm of `x`: if that is what a layer returned, the layer's scale and shift"
         made, layer, version, units = self.made.get(id(x), (lambda: None, None, 0, 0))
         right_behind = made() is x and x._version == version
         if not right_behind or var is None or units != 1: return
@@ -171,6 +203,7 @@ class AffineCalls(TorchFunctionMode):
         if layer in self.scales and not torch.equal(self.scales[layer], scale):
             raise ValueError(f"`{layer}` is followed by two different batch norms: it has no single pattern")
         self.scales[layer] = scale
+        self.shifts.setdefault(layer, []).append(((0 if bias is None else bias) - mean*scale).detach())
         self.norms[layer] += 1
 
     def one_pattern_each(self):
@@ -179,6 +212,14 @@ class AffineCalls(TorchFunctionMode):
             if k == self.calls[n]: continue
             raise ValueError(f"`{n}` is followed by a batch norm in {k} of its {self.calls[n]} calls: "
                              "it has no single pattern")
+
+    def one_shift_each(self):
+        "By layer: what the batch norm behind it adds; `ValueError` where that is not the same in all calls"
+        for n, shifts in self.shifts.items():
+            if all(torch.equal(t, shifts[0]) for t in shifts): continue
+            raise ValueError(f"`{n}` is followed by batch norms with different shifts: "
+                             "its ReLU opens at no single place, take another kind than 'relu'")
+        return {n: shifts[0] for n, shifts in self.shifts.items()}
 
 def with_bias(
     y:Tensor,           # What a layer returns without its bias
@@ -320,11 +361,17 @@ def float32_products(
     finally:
         for p, v in zip(places, was): setattr(p, name, v)
 
-def _batch_norms(model, x):
-    "A first look at one picture: by layer, what the batch norm behind it multiplies by"
+def _batch_norms(model, x, kind):
+    "A first look at one picture: by layer, what the batch norm behind it multiplies by, and for `'relu'` what it adds"
     with AffineCalls(model, lambda c: with_bias(c.f(c.w), c.bias, c.w)) as seen: model(x)
     seen.one_pattern_each()
-    return seen.scales
+    return seen.scales, seen.one_shift_each() if kind == 'relu' else {}
+
+def _added(c, scale, shift):
+    "$t$: what is added to the scaled $y$ of an `AffineCall`, `(units,)`; `None` for nothing"
+    if c.bias is None: return shift
+    bias = c.bias.detach() if scale is None else c.bias.detach()*scale
+    return bias if shift is None else bias + shift
 
 @own_grad_mode
 @torch.no_grad()
@@ -348,8 +395,10 @@ def fit_moments(
     n = len(loader) if hasattr(loader, '__len__') else None
     if n is not None and m.batches > n:
         raise ValueError(f"{file} holds {m.batches} batches, and the loader has {n}: other data?")
+    shifts = None # by layer: what its batch norm adds, as soon as a picture was seen
     def call(c):
-        y, new = batch_moments(c.f, c.w, m.scales.get(c.layer), kind)
+        scale = m.scales.get(c.layer)
+        y, new = batch_moments(c.f, c.w, scale, kind, _added(c, scale, shifts.get(c.layer)))
         m.add(c.layer, new)
         return with_bias(y, c.bias, c.w)
     saved = time.monotonic()
@@ -358,7 +407,9 @@ def fit_moments(
             bar.update(1)
             if k < m.batches: continue
             x = _batch(batch, model)
-            if not m.sums: m.scales.update(_batch_norms(model, x[:1]))
+            if shifts is None:
+                scales, shifts = _batch_norms(model, x[:1], kind)
+                m.scales.update(scales)
             with AffineCalls(model, call): model(x)
             m.batches += 1
             if file is None or time.monotonic() - saved < SAVE_EVERY: continue
@@ -368,34 +419,7 @@ def fit_moments(
     if file is not None: m.save(file)
     return m
 
-# %% ../../nbs/rules/03_moments.ipynb #a3de9e72
-def _regression(left, y, ridge):
-    "The $v$ whose $v^\\top$`left` comes closest to $y$, up to a constant"
-    r, t = left - left.mean(0), y - y.mean()
-    gram = r.T @ r
-    keep_stable = ridge*gram.diag().mean().clamp(min=1e-300)*torch.eye(len(gram)).to(gram)
-    return torch.linalg.solve(gram + keep_stable, r.T @ t)
-
-def pattern_quality(
-    x:Tensor,            # Patches, `(n, d)`, float64, with $n$ well above $4d$; the first half is to learn from
-    w:Tensor,            # The weights of a unit, `(d,)`
-    a:Tensor,            # Its pattern for $w^\top x>0$, `(d,)`
-    a_minus:Tensor=None, # Its pattern for the rest; `None`: the same
-    ridge:float=1e-6,    # Keeps the regression stable, as a share of the mean variance
-    )->float:            # 1 if what is left knows nothing of $y$, 0 if it knows all; NaN for a $y$ that does not vary
-    "$\\rho$, the quality of a signal estimator (Kindermans et al. 2017, eq. 3); `ValueError` for too few patches"
-    if len(x) < 4*len(w):
-        raise ValueError(f"{len(x)} patches are too few for {len(w)} weights: take {4*len(w)} or more")
-    if a_minus is None: a_minus = a
-    y = x @ w
-    if y.std() <= 1e-9*y.abs().max(): return float('nan')
-    column = y[:, None]
-    left = x - torch.where(column > 0, column*a, column*a_minus)
-    half = len(x)//2
-    v = _regression(left[:half], y[:half], ridge)
-    corr = torch.corrcoef(torch.stack([left[half:] @ v, y[half:]]))[0, 1].nan_to_num()
-    return 1 - max(0., min(1., corr.item()))
-
+# %% ../../nbs/rules/03_moments.ipynb #ab60f5f2
 def _patches(c, most, generator):
     "What an `AffineCall` multiplies its weights with, `(n, groups, d)`, at random positions; `None` for others"
     if c.options is None: return c.x.reshape(-1, 1, c.x.shape[-1])
