@@ -1103,6 +1103,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'xai_nb/evaluate/traffic_light.py'),
                                                'xai_nb.evaluate.traffic_light._sums': ( 'evaluate/traffic_light.html#_sums',
                                                                                         'xai_nb/evaluate/traffic_light.py'),
+                                               'xai_nb.evaluate.traffic_light._tick': ( 'evaluate/traffic_light.html#_tick',
+                                                                                        'xai_nb/evaluate/traffic_light.py'),
                                                'xai_nb.evaluate.traffic_light.curve_figure': ( 'evaluate/traffic_light.html#curve_figure',
                                                                                                'xai_nb/evaluate/traffic_light.py'),
                                                'xai_nb.evaluate.traffic_light.share_of_effects': ( 'evaluate/traffic_light.html#share_of_effects',
