@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core.words import Progress, progress_bar
 from ..core.score import own_grad_mode
 from ..io.files import write_whole
+from ..io.show import new_figure
 from .cases import Extreme, Polynomial, any_case, as_text, draw_cases, last_unused, never_falls
 from .cases import of_the_sum, one_moves, other_units, simple_case, twins, two_and_a_sum, written_twice
 _all_ = ['Extreme', 'Polynomial'] # kinds of models, for `only_for`
@@ -281,6 +282,18 @@ def axiom_report(
             bar.update(1)
     return AxiomReport(name, found, tol)
 
+_MARKS = {'not refuted': '✓', 'not applicable': '–', 'error': '!'}
+
+def _mark(f): return _MARKS.get(f.verdict) or _share(f.worst)
+
+def _shade(f):
+    "Pale blue where nothing refutes the axiom, grey where it was not asked, else orange to brown by the gap"
+    if f.verdict == 'not refuted': return .84, .91, .97
+    if f.verdict == 'not applicable': return .9, .9, .9
+    size = math.log10(min(max(f.worst, .01), 100.)) if f.worst == f.worst else 2.
+    t = (size + 2)/4                                                           # 1 % to 10,000 %
+    return 1 - .42*t, .85 - .65*t, .6 - .6*t
+
 class Scorecard:
     "Several reports side by side: methods down, axioms across"
     def __init__(self,
@@ -292,6 +305,26 @@ class Scorecard:
             return f'not refuted in {f.n_cases}' if f.verdict == 'not refuted' else f.verdict
         head = ('method', *(f.axiom for f in self.reports[0]))
         return [head, *((r.name, *(cell(f) for f in r)) for r in self.reports)]
+    def figure(self): # A matplotlib `Figure`
+        "The table as a picture: ✓ where no case refutes the axiom; else the largest gap, the darker the larger"
+        axioms = [f.axiom.replace(' ', '\n') for f in self.reports[0]]
+        n, m = len(self.reports), len(axioms)
+        figure = new_figure(2.2 + .82*m, .9 + .34*n)
+        ax = figure.subplots()
+        ax.imshow([[_shade(f) for f in r] for r in self.reports], aspect='auto')
+        for i, r in enumerate(self.reports):
+            for j, f in enumerate(r):
+                dark = f.verdict == 'fails' and f.worst > 1
+                ax.text(j, i, _mark(f), ha='center', va='center', fontsize=9, color='w' if dark else 'k')
+        ax.xaxis.tick_top()
+        ax.set_xticks(range(m), axioms, fontsize=8)
+        ax.set_yticks(range(n), [r.name for r in self.reports], fontsize=9)
+        ax.set_xticks([j - .5 for j in range(m + 1)], minor=True)
+        ax.set_yticks([i - .5 for i in range(n + 1)], minor=True)
+        ax.grid(which='minor', color='w', lw=2)
+        ax.tick_params(which='both', length=0)
+        ax.spines[:].set_visible(False)
+        return figure
     def __repr__(self): return _text(self._rows(), self._title)
     def _repr_html_(self): return _html(self._rows(), self._title)
     _title = "the largest gap, as a share of |F(x) − F(x')|, and the number of cases"

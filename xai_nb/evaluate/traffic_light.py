@@ -18,7 +18,7 @@ from ..io.show import new_figure, as_picture, attribution_scale, color_key, draw
 from ..paths.ig import integrated_gradients
 from ..inside.layers import conductance
 from ..inside.ipna import ipna
-from ..inside.prune import prune
+from ..inside.prune import prune, n_units as count_units
 
 # %% ../../nbs/evaluate/03_traffic_light.ipynb #8880208a
 class Stage(NamedTuple):
@@ -172,6 +172,7 @@ def curve_figure(
     score_name:str='probability', # Title of the first picture
     patch_name:str='the patch',   # What the second picture calls the patch
     image:int=0,                  # Which image of the batch
+    n_units:int=None,             # Units of the layer: their number stands below each share
     ):                            # A matplotlib `Figure`
     "The score and IG inside and outside of the patch, against the share of units pruned, one line for each ranking"
     fig = new_figure(9.4, 2.9)
@@ -186,14 +187,20 @@ def curve_figure(
     smallest = min([s for s in shares if s > 0], default=1)
     for ax, title in zip(axs, (score_name, f'IG inside {patch_name}', 'IG outside')):
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel('units pruned (%)' + '; dotted: scores above 0 end'*bool(marks), fontsize=8)
-        ax.set_xscale('symlog', linthresh=max(smallest, 1e-3))
-        ax.set_xticks(shares, [f'{s:g}' for s in shares], fontsize=7)
+        ends = '\ndotted: scores above 0 end'*bool(marks)
+        ax.set_xlabel('units pruned (%' + ', number'*bool(n_units) + ')' + ends, fontsize=8)
+        ax.set_xscale('symlog', linthresh=max(smallest, 1e-3), linscale=.5)
+        ax.set_xlim(left=-.3*max(smallest, 1e-3))
+        ax.set_xticks(shares, [_tick(s, n_units) for s in shares], fontsize=7)
         ax.minorticks_off()
         ax.axhline(0, color='.6', lw=.8)
         ax.grid(alpha=.25)
     axs[0].legend(fontsize=8, frameon=False)
     return fig
+
+def _tick(percent, n):
+    "A share, and below it how many of `n` units that is"
+    return f'{percent:g}' + (f'\n{count_units(n, percent)}' if n else '')
 
 # %% ../../nbs/evaluate/03_traffic_light.ipynb #0379778c
 def share_of_effects(
