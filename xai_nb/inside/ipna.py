@@ -10,7 +10,7 @@ import torch
 from fastcore.meta import delegates
 from ..core.words import Baselines, Inputs, Layer, Model, Region, Target, as_mask
 from ..core.score import attribution_method
-from .layers import layer_question
+from .layers import Info, layer_question
 
 # %% ../../nbs/inside/02_ipna.ipynb #1e7fcf92
 @attribution_method
@@ -19,8 +19,11 @@ def ipna(
     model:Model, inputs:Inputs, target:Target, layer:Layer,
     patch:Region, # $S$: a `Patch`, a list of `B` of them, or a boolean mask
     baselines:Baselines=None,
+    *,
+    return_info:Info=False,
     **kwargs,
-    )->torch.Tensor: # `(B, …)` like the layer's output, in units of the score
-    "Attribution of every unit of a layer to the patch (Lundstrom et al. 2022); `ValueError` for bad input"
+    )->torch.Tensor|tuple: # `(B, …)` like the layer's output, a tuple where it returns several; with info a pair
+    "Attribution of every unit to the patch, in units of the score (Lundstrom et al. 2022); `ValueError` for bad input"
     F, b, _, integral = layer_question(model, inputs, target, layer, baselines, 'ipna', **kwargs)
-    return integral((F.inputs - b)*as_mask(patch, F.inputs))
+    units, info = integral((F.inputs - b)*as_mask(patch, F.inputs))
+    return (units, info) if return_info else units

@@ -187,7 +187,7 @@ class PathInfo(NamedTuple):
     "What an integral took, and how far it got, image by image"
     steps:Tensor                 # Points with a gradient, `(B,)`; those that look for a branch on values do not count
     pieces:Tensor=None           # Linear pieces of the path, `(B,)`, for `method='exact'`
-    panel_gaps:Tensor=None       # $\sum_j|\delta_j|$ over the panels, `(B,)`, for `tol`; in units of the score
+    panel_gaps:Tensor=None       # For `tol` of a climb, `(B,)`: $\sum_j|\delta_j|$ of the panels, in units of the score
     error:Tensor=None            # For `tol`, `(B,)`: the L1 error of the map, estimated, as a share of its L1 norm
     completeness_gap:Tensor=None # Sum of the attributions $-(F(x)-F(x'))$, `(B,)`, where the caller knows it
 
@@ -203,14 +203,16 @@ def _thirds(n):
 
 # %% ../../nbs/paths/03_integral.ipynb #f33d5938
 class _Panels:
-    "The panels of the paths of a few images; `n`, `gap` and `change` are `(B, K)`, on the CPU"
-    def __init__(self, F, images, edges, climb, need):
-        self.F, self.images = F, images.cpu()
+    "The panels of the paths of a few images; `n`, `gap`, `change` and `size` are `(B, K)`, on the CPU"
+    def __init__(self, F, images, edges, tol, climb=None, need=None):
+        self.F, self.images, self.tol = F, images.cpu(), tol
         self.edges, self.width = edges, edges.diff(dim=1)                      # on the path; `edges` are `(B, K + 1)`
         self.climb, self.need = climb, need                                    # of $F$; the gaps allowed, `(B,)`
         self.n = torch.zeros(self.width.shape, dtype=torch.long)               # points so far
         self.gap = torch.full_like(self.width, math.inf)
         self.change = torch.zeros(self.width.shape, dtype=torch.float32)       # of the map, by the last refinement
+        self.size = torch.zeros_like(self.change)                              # of the map: its L1 norm
+        self.last = torch.zeros_like(self.change)                              # what the last refinement changed
         self.sums = None                                                       # of all points so far, `(B*K, …)`
 
     def refine(self, chosen, step, baselines, finish, bar):
@@ -219,11 +221,17 @@ class _Panels:
         nodes, panel, count = self._new_nodes(b, p)
         added = stream(step, self.F, baselines, nodes, finish, panel, len(b), bar)
         if self.sums is None: self.sums = added.new_zeros(self.n.numel(), *added.shape[1:])
-        before = self._maps(b, p)
+        before, had = self._maps(b, p), self.n[b, p]
         self.sums[b*self.n.shape[1] + p] += added
         self.n[b, p] += count
         after = self._maps(b, p)
-        self.change[b, p] = (after - before).flatten(1).abs().sum(1).cpu().float()
+        changed = (after - before).flatten(1).abs().sum(1).cpu().float()
+        self.size[b, p] = after.flatten(1).abs().sum(1).cpu().float()
+        if self.climb is None:                                                 # a small change may be luck: no smaller
+            earlier = torch.where(had > 1, self.last[b, p]/3, 0)               # than a third of the one before it
+            self.last[b, p], self.change[b, p] = changed, torch.maximum(changed, earlier)
+            return
+        self.change[b, p] = changed
         gap = after.flatten(1).sum(1) - self.climb[b, p].to(added)
         self.gap[b, p] = gap.abs().double().cpu()
 
@@ -244,59 +252,81 @@ class _Panels:
         share = self.width[b, p]/self.n[b, p].clamp(min=1)
         return sums*per_row(share.to(sums), sums)
 
+    def spent(self):
+        "What each panel takes of the tolerance, `(B, K)`, and how much there is, `(B,)`: gaps, or errors of the map"
+        if self.climb is not None: return self.gap, self.need
+        rounding = 8*torch.finfo(self.sums.dtype).eps*self.size.sum(1)
+        return self.change/2, torch.maximum(self.tol*self._total_size()[1], rounding)
+
     def unfinished(self, max_steps):
         "The panels to refine next, a mask"
-        greedy = self.gap > self.need[:, None]/self.n.shape[1]                 # they spend more than their share
-        over = self.gap.sum(1) > self.need
+        spent, allowed = self.spent()
+        greedy = spent > allowed[:, None]/self.n.shape[1]                      # they spend more than their share
+        over = spent.sum(1) > allowed
+        if self.climb is None: greedy |= 3*self.n < self.n.amax(1, keepdim=True)   # nor may one lag behind
         todo = greedy & over[:, None] | (self.n == 1)                          # each is refined once
-        worst = (self.gap*todo).argsort(1, descending=True)
+        worst = (spent*todo).argsort(1, descending=True)
         room = max_steps - self.n.sum(1)                                       # the worst come first, if there is room
         fits = (2*self.n*todo).gather(1, worst).cumsum(1) <= room[:, None]
         return todo & torch.zeros_like(todo).scatter(1, worst, fits)
 
-    def result(self):
-        "For each image: the sum along its path, points, gaps and the estimated error"
+    def _total_size(self):
+        "The sum along the path of each image, and its L1 norm"
         share = (self.width/self.n).flatten().to(self.sums)
         total = (self.sums*per_row(share, self.sums)).unflatten(0, self.n.shape).sum(1)
-        size = total.flatten(1).abs().sum(1).cpu().clamp(min=1e-30)
-        return total, self.n.sum(1), self.gap.sum(1), self.change.sum(1)/2/size
+        return total, total.flatten(1).abs().sum(1).cpu()
+
+    def result(self):
+        "For each image: the sum along its path, points, gaps, the estimated error, and whether it missed the tolerance"
+        total, size = self._total_size()
+        error = self.change.sum(1)/2/size.clamp(min=1e-30)
+        spent, allowed = self.spent()
+        return total, self.n.sum(1), self.gap.sum(1), error, spent.sum(1) > allowed
 
 # %% ../../nbs/paths/03_integral.ipynb #854bf889
 N_PANELS = 8 # of a path, for a tolerance
 
 def _weight_dtype(F): return path_rule(1, dtype=F.inputs.dtype)[1].dtype       # float32 for half precision
 
-def _within(tol, step, F, baselines, method, progress, finish, max_steps):
+def _within(tol, tol_of, step, F, baselines, method, progress, finish, max_steps):
     "The integral to a tolerance, a few images at a time: each of them has as many maps as panels"
     method = method or _default_method(F)
     most = 2048 if max_steps is None else max_steps
     if method not in ('midpoint', 'placed'):
         raise ValueError(f"tol= needs method='midpoint' or 'placed', not {method!r}")
     if not 0 < tol < math.inf: raise ValueError(f"tol must be a positive number, not {tol!r}")
+    if tol_of not in ('climb', 'map'): raise ValueError(f"tol_of must be 'climb' or 'map', not {tol_of!r}")
     if most < 3*N_PANELS: raise ValueError(f"max_steps must be at least {3*N_PANELS} with tol=, not {most}")
     edges = _panel_edges(F, baselines, method)
-    dtype = _weight_dtype(F)
-    values = _scores_along(F, baselines, edges.to(F.value.device, dtype)).to(dtype)
-    climb = values.diff(dim=1)
-    rounding = 8*torch.finfo(F.value.dtype).eps*values.abs().amax(1)
-    need = torch.maximum(tol*climb.sum(1).abs(), rounding).double().cpu()
+    known = _climbs(F, baselines, edges, tol) if tol_of == 'climb' else ()
     at_once, results = max(1, F.chunk.rows//N_PANELS), []
     with progress_bar(progress, None, 'point') as bar:
         for i in range(0, len(F.rows), at_once):
             few = slice(i, i + at_once)
-            panels = _Panels(F, F.rows[few], edges[few], climb[few], need[few])
+            panels = _Panels(F, F.rows[few], edges[few], tol, *(t[few] for t in known))
             todo = torch.ones_like(panels.n, dtype=torch.bool)
             while todo.any():
                 panels.refine(todo, step, baselines, finish, bar)
                 todo = panels.unfinished(most)
             results.append(panels.result())
-    total, steps, gap, error = (torch.cat(t) for t in zip(*results))
-    for i in (gap > need).nonzero().flatten().tolist():
-        warnings.warn(f"image {i}: the gaps along the path add up to {gap[i]:.2g} after {steps[i]} points, more than "
-                      f"tol={tol:g} of {climb[i].sum().abs():.2g}; raise max_steps or tol", stacklevel=2)
+    total, steps, gap, error, is_over = (torch.cat(t) for t in zip(*results))
     check_finite(total, 'the sum along the path')
+    for i in is_over.nonzero().flatten().tolist():
+        says = f"the estimated error of the map is {error[i]:.2g} after {steps[i]} points, more than tol={tol:g}"
+        if known:
+            says = (f"the gaps along the path add up to {gap[i]:.2g} after {steps[i]} points, more than "
+                    f"tol={tol:g} of {known[0][i].sum().abs():.2g}")
+        warnings.warn(f"image {i}: {says}; raise max_steps or tol", stacklevel=2)
     steps, gap, error = (t.to(total.device) for t in (steps, gap, error))
-    return Integral(total, PathInfo(steps, panel_gaps=gap, error=error))
+    return Integral(total, PathInfo(steps, panel_gaps=gap if known else None, error=error))
+
+def _climbs(F, baselines, edges, tol):
+    "How much $F$ climbs in each panel, `(B, K)`, and how large the gaps of an image may be, `(B,)`"
+    dtype = _weight_dtype(F)
+    values = _scores_along(F, baselines, edges.to(F.value.device, dtype)).to(dtype)
+    climb = values.diff(dim=1)
+    rounding = 8*torch.finfo(F.value.dtype).eps*values.abs().amax(1)
+    return climb, torch.maximum(tol*climb.sum(1).abs(), rounding).double().cpu()
 
 def _panel_edges(F, baselines, method):
     "Places on each path, `(B, N_PANELS + 1)` in float64 on the CPU, with equal shares of the density between them"
@@ -429,12 +459,13 @@ def integrate(
     finish=None,             # What is done to the sums of a chunk: `(sums, rows)` to `(m, …)`; linear
     tol:Tolerance=None,      # In place of `n_steps`: a share of the climb of $F$, to which the sums then add up
     max_steps:MaxSteps=None, # For `tol` (2048 points, and then a warning) and `'exact'` (100,000 pieces, an error)
+    tol_of:str='climb',      # Or `'map'`: then `tol` is a limit for the estimated `error` of the sums, see `PathInfo`
     )->Integral:             # The sum `(B, …)`, and what it took
     "Integrate `step` over the line from the baselines to the inputs; `ValueError` for a method that does not fit"
     if method == 'exact':
         if tol is not None: raise ValueError("method='exact' has no tolerance")
         return _exact(step, F, baselines, finish, progress, max_steps)
-    if tol is not None: return _within(tol, step, F, baselines, method, progress, finish, max_steps)
+    if tol is not None: return _within(tol, tol_of, step, F, baselines, method, progress, finish, max_steps)
     nodes = path_nodes(F, baselines, n_steps, method)
     with progress_bar(progress, len(nodes.rows), 'point') as bar:
         total = stream(step, F, baselines, nodes, finish, bar=bar)
