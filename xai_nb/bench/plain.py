@@ -351,9 +351,9 @@ class Plain:
         found, tied = [], self.tied(of_layer, z, d)
         for y0, y, y1, g in zip(low, middle, high, gradients):
             before, after = (y - y0)/STEP, (y1 - y)/STEP
-            known = torch.zeros_like(y, dtype=torch.bool) if tied else (after - before).abs() <= 1e-3*(after.abs() + before.abs()) + 1e-5*(1 + y.abs())
+            smooth = (after - before).abs() <= 1e-3*(after.abs() + before.abs()) + 1e-5*(1 + y.abs())
             term = g*(before + after)/2
-            found.append((term, term.abs() + 1e-3*(g*y).abs(), known))
+            found.append((term, term.abs() + 1e-3*(g*y).abs(), smooth & (not tied)))
         return found
 
     def nodes(self,
