@@ -1,5 +1,6 @@
 """Every check of the project, one after another, from the root of a copy of the checkout; run by .ci/run."""
 import ast, gc, importlib, json, os, re, signal, socket, subprocess, sys, tempfile, time, urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -23,6 +24,10 @@ def check(name, f):
         print(e, flush=True)
     results.append(ok)
     print(f"{'passed' if ok else 'FAILED'}  {name}  ({time.time() - start:.0f} s)", flush=True)
+
+def together(*checks):
+    "Checks that begin processes of their own and do not touch each other, at the same time"
+    with ThreadPoolExecutor(len(checks)) as pool: [*pool.map(lambda c: check(*c), checks)]
 
 def sh(*cmd, **kw):
     r = subprocess.run(cmd, capture_output=True, text=True, cwd=kw.pop('cwd', root), stdin=subprocess.DEVNULL, **kw)
@@ -168,8 +173,7 @@ def ended(status, used, nb, said, start):
     print(f"{'passed' if ok else 'FAILED'}  {nb.relative_to(root).as_posix()}  ({time.time() - start:.0f} s, {cpu:.0f} s of a core)", flush=True)
 
 def main():
-    check('xai_ipna', command_line)
-    check('xai_explore without its extra', named_extra)
+    together(('xai_ipna', command_line), ('xai_explore without its extra', named_extra))
     check("pip install '.[explore]'", lambda: install('.[explore]'))
     check('xai_explore', page)
     check("pip install '.[dev]'", lambda: install('.[dev]'))

@@ -308,7 +308,11 @@ class Plain:
         low, middle, high = (self.score((z + t*d).requires_grad_(), i).item() for t in (-STEP, 0, STEP))
         return (middle - low)/STEP, (high - middle)/STEP
 
-    def tied(self, f, z:Point, d:Point)->bool:
+    def tied(self,
+        f,       # From a point to a number, with a graph
+        z:Point,
+        d:Point, # The direction
+        )->bool:
         "Is autograd's slope of `f` at the point not between those beside it? Kinks that cancel lie at the point then"
         def slope(t):
             w = (z + t*d).detach().requires_grad_()
