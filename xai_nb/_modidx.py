@@ -1442,6 +1442,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'xai_nb.inside.layers._no_forward_mode': ( 'inside/layers.html#_no_forward_mode',
                                                                                  'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._not_reached': ('inside/layers.html#_not_reached', 'xai_nb/inside/layers.py'),
+                                      'xai_nb.inside.layers._passed_on': ('inside/layers.html#_passed_on', 'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._plain_attention': ( 'inside/layers.html#_plain_attention',
                                                                                  'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._probe': ('inside/layers.html#_probe', 'xai_nb/inside/layers.py'),

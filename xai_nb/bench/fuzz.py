@@ -69,6 +69,7 @@ def may_refuse(
         names = set(re.findall(r'\w+', case.net))
         return bool({'once', 'checkpoint'} & names) or 'gn' in names and len(case.shape) == 1
     if case.method == 'exact':                                                 # also pools with windows of many sizes
+        if case.function and case.dtype == 'float32': return True              # a function cannot be converted
         return not kinds <= followed | {'kinked'} or case.output != 'logit' or 'admax' in case.net
     if case.method == 'deep_lift': return not kinds <= followed | {'kinked', 'smooth', 'softmax'}
     if case.method in ('guided_backprop', 'deconvnet'): return not kinds <= followed

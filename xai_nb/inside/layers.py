@@ -332,12 +332,13 @@ def find_way(
     the score"""
     if _backward_is_changed(): return ways[0]                               # a rule: the two need not agree
     tap = LayerTap(place)
-    try: leaf, f = _run_back(tap, F, z, rows)
+    try:
+        with _passed_on(place.layer) as passed: leaf, f = _run_back(tap, F, z, rows)
     except RuntimeError as e:
         if isinstance(e, torch.OutOfMemoryError): raise
         return ways[0]                                                      # there is no graph to compare with
     _check_same_score(F, place, z, rows, tap.out)
-    _check_no_other_way(f, tap)
+    _check_no_other_way(f, tap, passed)
     tap.gradients(F, f)
     moving, pairs, direction = _pull_back(tap, leaf)
     if not moving: _check_fixed(F, tap, rows)
@@ -375,10 +376,21 @@ def _check_same_score(F, place, z, rows, out):
                      "another one when a copy takes its place. Ask for the layer's other side (at=), or make that "
                      "operation one that is not in place (inplace=False)")
 
-def _check_no_other_way(f, tap):
+@contextmanager
+def _passed_on(layer):
+    "Inside, what the layer was given and left as it was: an identity returns it, and others may use it"
+    given, passed = [], []
+    def before(m, args, kwargs): given.extend((t, t._version) for t in tensors_in((args, kwargs)))
+    def after(m, args, out): passed.extend(t for t, version in given if t._version == version)
+    handles = layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)
+    try: yield passed
+    finally:
+        for h in handles: h.remove()
+
+def _check_no_other_way(f, tap, passed):
     "`ValueError` if the score is reached by what was returned, too, and not only by what takes its place"
     if tap.place.at == 'input': return                                      # others may be given the same
-    there = [y for y in tap.ys if y.requires_grad]
+    there = [y for y in tap.ys if y.requires_grad and all(y is not t for t in passed)]
     if not there or not f.requires_grad: return
     try: ways = torch.autograd.grad(f.sum(), there, retain_graph=True, allow_unused=True)
     except CheckpointError: raise ValueError(_AGAIN) from None
