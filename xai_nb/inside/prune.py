@@ -114,6 +114,7 @@ def pruning(
                hook_layer(layer, at, pruned),
                model.register_forward_hook(pruned.done, always_call=True)]
     if at == 'input': handles.append(layer.register_forward_hook(pruned.check_unchanged))
+    else: handles.append(layer.register_forward_pre_hook(pruned.note, with_kwargs=True))
     try: yield pruned
     finally:
         for h in handles: h.remove()
@@ -125,6 +126,27 @@ def _of_autograd():
     "Is this thread one of PyTorch's own, which run backward passes on a GPU?"
     return all(t.ident != get_ident() for t in threading.enumerate())
 
+def _answers(out):
+    "The tensors of numbers in what a model returns"
+    found = tensors_in(out) or tensors_in(getattr(out, '__dict__', {}))
+    return [t for t in found if not t.is_quantized]
+
+def _is_same(a, b):
+    "Are two tensors the same, NaN where NaN is, up to rounding?"
+    if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()): return False
+    a, b = a.nan_to_num(0), b.nan_to_num(0)
+    return bool(((a - b).abs() <= 10*torch.finfo(a.dtype).eps**.5*b.abs().max()).all()) if b.numel() else True
+
+def _is_as_marked(t, mark): return torch.equal(t, mark) if t.is_inference() else t._version == mark
+
+def _write(t, values):
+    "Values in the memory of a tensor, whatever autograd thinks of it"
+    with torch.inference_mode(t.is_inference()):
+        memory = t.data
+        for d, stride in enumerate(t.stride()):
+            if stride == 0: memory = memory.narrow(d, 0, 1)
+        memory.copy_(torch.as_tensor(values).expand_as(t)[tuple(slice(n) for n in memory.shape)])
+
 class _Pruned:
     "The hooks of `prune`: before and after the model, to count the layer's calls, and at the layer"
     def __init__(self, scores, percent, call, at, only_positive):
@@ -135,6 +157,7 @@ class _Pruned:
         self.percent, self.call, self.at, self.only_positive = percent, operator.index(call), at, only_positive
         self.thread, self.calls, self.count = get_ident(), None, 0              # in a forward pass; so far in this one
         self.inside, self.used, self.given = False, False, []
+        self.spoilt, self.taken = None, []
         self.drop, self.said, self.positive = None, '', None
 
     def elsewhere(self):
@@ -143,19 +166,59 @@ class _Pruned:
 
     def start(self, model, args, kwargs=None):
         if self.elsewhere() or _counting.get(): return
-        if self.calls is None: self.calls = self.count_calls(model, args, kwargs)
+        if self.calls is None:
+            out = self.apart(model, args, kwargs)
+            self.calls = self.count_calls()
+            if self.at == 'output' and self.percent: self.check_one_name(model, args, kwargs, out)
         self.count, self.inside = 0, True
 
-    def count_calls(self, model, args, kwargs):
-        "How often a forward pass calls the layer"
+    def apart(self, model, args, kwargs):
+        "A forward pass of copies that prunes nothing: what the model returns"
         copy, token = lambda a: a.clone() if isinstance(a, torch.Tensor) else a, _counting.set(self)
         self.count = 0
         try:
-            with torch.no_grad(), no_fast_path: model(*map(copy, args), **{k: copy(v) for k, v in kwargs.items()})
+            with torch.no_grad(), no_fast_path:
+                return model(*map(copy, args), **{k: copy(v) for k, v in kwargs.items()})
         finally: _counting.reset(token)
+
+    def count_calls(self):
+        "How often a forward pass calls the layer"
         if not -self.count <= self.call < self.count:
             raise ValueError(f"a forward pass calls the layer {self.count} times; there is no call {self.call}")
         return self.count
+
+    def check_one_name(self, model, args, kwargs, out):
+        """`ValueError` if what is pruned is used elsewhere too, where the units would stay: with a copy in its place and
+        NaN elsewhere the model answers otherwise"""
+        self.spoilt, cause = [], None
+        try:
+            found, plain = map(_answers, (self.apart(model, args, kwargs), out))
+            reached = len(found) != len(plain) or not all(map(_is_same, found, plain))
+        except torch.OutOfMemoryError: raise
+        except Exception as e: reached, cause = True, e                         # a model that does not take NaN
+        finally:
+            for t, values in self.spoilt: _write(t, values)
+            self.spoilt, self.taken = None, []
+        if not reached: return
+        raise ValueError("what the layer returns is used under another name, too (it is written in place, or the layer "
+                         "or a hook keeps it), and its units would stay there. Make it an operation that is not in "
+                         "place (inplace=False), or prune the layer before or after it") from cause
+
+    def spoil(self, value):
+        "NaN in place of what the layer returned, for whoever has kept it; a copy for those that it is given to"
+        passed = {t.untyped_storage().data_ptr() for t, mark in self.taken if _is_as_marked(t, mark)}
+        ranked = [t for t, s in zip(tensors_in(value), self.scores) if s is not None and not t.is_quantized]
+        copies = {id(t): t.clone() for t in ranked}
+        for t in ranked:
+            if t.untyped_storage().data_ptr() in passed: continue               # others may use what it was given
+            self.spoilt.append((t, t.clone()))
+            _write(t, torch.nan)
+        return replace_tensors(value, lambda t: copies.get(id(t), t))
+
+    def note(self, layer, args, kwargs):
+        "What the layer is given, and how to see later that it has not been changed"
+        if self.spoilt is None or self.elsewhere(): return
+        self.taken = [(t, t.clone() if t.is_inference() else t._version) for t in tensors_in((args, kwargs))]
 
     def done(self, model, args, out):
         if self.elsewhere() or _counting.get(): return
@@ -170,7 +233,8 @@ class _Pruned:
             raise ValueError("gradient checkpointing runs the layer again in the backward pass, where prune cannot "
                              "follow: switch it off")
         now, self.count = self.count, self.count + 1
-        if _counting.get(): return
+        if _counting.get():
+            return self.spoil(value) if self.spoilt is not None and now == self.call % self.calls else None
         if not self.inside: raise ValueError("the layer ran outside of the model that was given to prune")
         if now == self.call % self.calls:
             self.used = True
