@@ -188,8 +188,8 @@ class _Pruned:
         return self.count
 
     def check_one_name(self, model, args, kwargs, out):
-        """`ValueError` if what is pruned is used elsewhere too, where the units would stay: with a copy in its place and
-        NaN elsewhere the model answers otherwise"""
+        """`ValueError` if what is pruned is used elsewhere too, where the units would stay: with a copy in its place,
+        and NaN elsewhere, the model answers otherwise"""
         self.spoilt, cause = [], None
         try:
             found, plain = map(_answers, (self.apart(model, args, kwargs), out))
