@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'LAYERED', 'CHOOSY', 'ONE_POINT', 'SINGLE', 'PLACED', 'CAL
            'part_of', 'Expected', 'expected']
 
 # %% ../../nbs/bench/06_plain.ipynb #2333a77e
-import dataclasses, random, re, torch
+import copy, dataclasses, random, re, torch
 from contextlib import nullcontext
 from dataclasses import dataclass
 from torch import Tensor, nn
@@ -244,7 +244,9 @@ def _say_ipna(q): return ipna(q.model, q.x, q.target, q.layer, q.patch, q.baseli
 
 def _say_atlas(q):
     atlas = ipna_atlas(q.model, q.x, q.target, q.layer, (2, 2), q.baselines, **q.options)
-    return atlas.values*per_row(atlas.scale, atlas.values)
+    atlases = atlas if isinstance(atlas, tuple) else [atlas]
+    values = tuple(a.values*per_row(a.scale, a.values) for a in atlases)
+    return values if len(values) > 1 else values[0]
 
 _ig_with_gap = _of_path(integrated_gradients, return_convergence_delta=True)
 CALLS = dict( # by the name of a method: from a `_Question` to the answer
@@ -298,6 +300,15 @@ class Plain:
         "The gradient of F"
         z = z.detach().requires_grad_()
         return torch.autograd.grad(self.score(z, i), z)[0]
+
+    def rounding(self)->float:
+        "How far plain torch in float32 is from float64, as a share of the gradient: the worst of the inputs"
+        single, worst = copy.copy(self), 0.
+        single.net = copy.deepcopy(self.net).float()
+        for i, z in enumerate(self.x):
+            truth, rounded = self.gradient(z, i), single.gradient(z.float(), i).double()
+            worst = max(worst, ((rounded - truth).abs().sum()/(truth.abs().sum() + 1e-12)).item())
+        return worst
 
     def rises(self,
         z:Point,

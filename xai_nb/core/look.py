@@ -92,7 +92,7 @@ def _ask(F, z, graph=True):
     rows = F.rows[:1].expand(len(z))
     with torch.set_grad_enabled(graph):
         out = F.run(z, rows)
-        if not graph: return out, None, None
+        if not graph: return out.detach(), None, None
         f = F.pick(out, rows)
         g = _last_gradient(f, z)
     return out.detach(), f.detach(), g

@@ -227,6 +227,7 @@ class Score:
         visit=None, # Called for each chunk: see `_first_pass`
         baselines:Baselines=_NONE, # $x'$, if there is one
         check:Check=True,
+        known:Findings=None, # Of an earlier look at the same model; then there is no other
     ):
         if not (output in ('logit', 'prob') or callable(output)):
             raise ValueError(f"output must be 'logit', 'prob' or a callable, not {output!r}")
@@ -238,8 +239,8 @@ class Score:
         self.baselines = None if baselines is _NONE else as_baselines(baselines, inputs)
         self.layout = _layout_of(inputs)
         self.kernels = _no_cudnn if inputs.is_cuda and _is_recurrent(model) else nullcontext()
-        check = check and not _unchecked.get()
-        self.known = self._look(target) if check else Findings(fast=_may_be_fast(inputs))
+        check = check and not _unchecked.get() and known is None
+        self.known = known or (self._look(target) if check else Findings(fast=_may_be_fast(inputs)))
         if self.known.most: self.chunk.rows = min(self.chunk.rows, self.known.most)
         self.value, self.visited = self._layout(inputs, lambda: self._first_pass(target, visit)) # F(x), `(B,)`
         check_finite(self.value, 'the score')
@@ -342,7 +343,8 @@ class Score:
         return self.pick(self.logits(z, rows), self.rows if rows is None else rows)
 
     def double(self):
-        "The same question in float64; `ValueError` for a float32 model that is no `nn.Module`"
+        """The same question in float64; `ValueError` for a float32 model that is no `nn.Module`, or that runs a part of
+        itself again in its own precision"""
         if self.inputs.dtype == torch.float64: return self
         if not isinstance(self.model, nn.Module):
             raise ValueError("this needs float64: give the model as an nn.Module, or a model that takes float64 inputs")
@@ -350,7 +352,21 @@ class Score:
         state = {n: t.double() if t.is_floating_point() else t for n, t in tensors}
         model = lambda z: torch.func.functional_call(self.model, state, (z,))
         b = _NONE if self.baselines is None else self.baselines.double()
-        return Score(model, self.inputs.double(), self.target, self.output, self.chunk.rows, baselines=b, check=False)
+        known = replace(self.known, fast=False, alone=None)
+        double = Score(model, self.inputs.double(), self.target, self.output, self.chunk.rows, baselines=b, known=known)
+        double._check_way_back()
+        return double
+
+    def _check_way_back(self):
+        "`ValueError` where the gradient does not come in the precision of the inputs"
+        z = self.inputs[:1].detach().requires_grad_()
+        with torch.enable_grad(): f = self(z, self.rows[:1])
+        try: f.requires_grad and torch.autograd.grad(f.sum(), z, allow_unused=True)
+        except torch.OutOfMemoryError: raise
+        except RuntimeError as e:
+            raise ValueError("this needs float64, and on the way back the model runs a part of itself again, in its own "
+                             "precision (gradient checkpointing). Switch that off, or give the model and the inputs in "
+                             f"float64 ({e})") from e
 
     def run(self,
         z:torch.Tensor,    # Points, `(n, …)`

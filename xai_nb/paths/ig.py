@@ -10,6 +10,7 @@ import torch
 from contextlib import contextmanager
 from threading import get_ident
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 from ..core.words import Baselines, BatchSize, Delta, Inputs, MaxSteps, Method, Model, Output, Progress
 from ..core.words import Steps, Target, Tolerance
 from ..core.score import Score, grad_of, attribution_method
@@ -27,7 +28,12 @@ def _ig(F, baselines, n_steps=50, method=None, progress=False, tol=None, max_ste
     def finish(sums, rows):
         if entry is not None: sums = entry.back(F.inputs[rows], sums)
         return d[rows]*sums
-    total, info = integrate(gradient, F, baselines, n_steps, method, progress, finish, tol, max_steps)
+    def whole(): return integrate(gradient, F, baselines, n_steps, method, progress, finish, tol, max_steps)
+    try: total, info = whole()
+    except CheckpointError:
+        if entry is None: raise
+        entry = None                                                        # it stands in a part that runs again
+        total, info = whole()
     if not gap and method != 'exact': return total, info
     delta = completeness_gap(total, F, baselines)
     if method == 'exact': _check_exact(F, total, delta)

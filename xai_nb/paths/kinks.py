@@ -14,7 +14,7 @@ from torch.autograd import forward_ad as fwd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from ..core.words import Progress, per_row, progress_bar
-from ..core.score import forward_mode
+from ..core.score import filled_up, forward_mode
 from .gradient import Alphas, Origins, Rows, ScoreF
 
 # %% ../../nbs/paths/04_kinks.ipynb #656be9e7
@@ -334,6 +334,8 @@ def linear_pieces(
 # %% ../../nbs/paths/04_kinks.ipynb #fbf5a91b
 def _piece_around(F, baselines, direction, rows, alphas, kinks):
     "The ends of the pieces that the points are in, and the speed of the score there"
+    n = len(rows)
+    if n < F.known.least: rows, alphas = (filled_up(t, F.known.least) for t in (rows, alphas))
     with forward_mode, fwd.dual_level(), KinkDistance(len(rows), rows.device) as reach:
         z = fwd.make_dual(points_at(F, baselines, rows, alphas), direction[rows])
         speed = fwd.unpack_dual(F(z, rows)).tangent
@@ -342,7 +344,7 @@ def _piece_around(F, baselines, direction, rows, alphas, kinks):
         raise ValueError(f"method='exact' sees {reach.seen} of the {kinks} operations with kinks: "
                          "the model runs some of them where torch functions cannot be watched "
                          "(TorchScript, a compiled model?): give the original model, or take n_steps=")
-    return alphas + reach.left, alphas + reach.right, speed
+    return tuple(t[:n] for t in (alphas + reach.left, alphas + reach.right, speed))
 
 def _check_number(F, count, rows, widths, most):
     "`TooManyPieces` as soon as it is clear; `count` pieces of each image are found, and parts of `widths` are left"
