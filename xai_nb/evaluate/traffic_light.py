@@ -16,7 +16,7 @@ from ..core.words import Picture, Progress, Region, Steps, Target, as_mask
 from ..core.score import Score, attribution_method, own_grad_mode
 from ..io.show import new_figure, as_picture, attribution_scale, color_key, draw_box, overlay
 from ..paths.ig import integrated_gradients
-from ..inside.layers import conductance
+from ..inside.layers import At, conductance
 from ..inside.ipna import ipna
 from ..inside.prune import prune, n_units as count_units
 
@@ -82,7 +82,7 @@ def traffic_light(
     method:Method=None,
     internal_batch_size:BatchSize=None,
     progress:Progress=False,
-    call:Call=-1,
+    call:Call=-1, at:At='output',
     )->Experiment:
     "Rank the units by IPNA of the patch and by conductance, prune the top of each ranking, and explain again"
     target = Score(model, inputs, target, output, internal_batch_size).target
@@ -90,11 +90,11 @@ def traffic_light(
     options |= dict(internal_batch_size=internal_batch_size, progress=progress)
     def explained(): return stage(model, inputs, target, patch, **options)
     before = explained()
-    scores = dict(ipna=ipna(model, inputs, target, layer, patch, call=call, **options),
-                  conductance=conductance(model, inputs, target, layer, call=call, **options))
+    scores = dict(ipna=ipna(model, inputs, target, layer, patch, call=call, at=at, **options),
+                  conductance=conductance(model, inputs, target, layer, call=call, at=at, **options))
     after = {}
     for name, ranking in scores.items():
-        with prune(model, layer, ranking, percent, call): after[name] = explained()
+        with prune(model, layer, ranking, percent, call, at): after[name] = explained()
     return Experiment(before, **after, scores=scores, target=target)
 
 # %% ../../nbs/evaluate/03_traffic_light.ipynb #24cddacb

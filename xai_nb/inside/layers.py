@@ -405,7 +405,7 @@ def _check_same_score(F, place, z, rows, out):
 def _passed_on(layer):
     "Inside, what the layer was given and left as it was: an identity returns it, and others may use it"
     given, passed = [], []
-    def before(m, args, kwargs): given.extend((t, t._version) for t in tensors_in((args, kwargs)))
+    def before(m, *call): given.extend((t, t._version) for t in tensors_in(call))
     def after(m, args, out): passed.extend(t for t, version in given if t._version == version)
     handles = layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)
     try: yield passed

@@ -215,10 +215,10 @@ class _Pruned:
             _write(t, torch.nan)
         return replace_tensors(value, lambda t: copies.get(id(t), t))
 
-    def note(self, layer, args, kwargs):
+    def note(self, layer, *given):
         "What the layer is given, and how to see later that it has not been changed"
         if self.spoilt is None or self.elsewhere(): return
-        self.taken = [(t, t.clone() if t.is_inference() else t._version) for t in tensors_in((args, kwargs))]
+        self.taken = [(t, t.clone() if t.is_inference() else t._version) for t in tensors_in(given)]
 
     def done(self, model, args, out):
         if self.elsewhere() or _counting.get(): return
