@@ -8,6 +8,7 @@ __all__ = ['Homogeneity', 'is_homogeneous', 'x_gradient', 'ChannelScale', 'remov
 # %% ../../nbs/bias_free/01_x_gradient.ipynb #88aba23c
 import copy, math, torch
 from collections import Counter
+from threading import get_ident
 from typing import NamedTuple
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -41,12 +42,14 @@ def _tensors(x):
 
 def _record(F, x):
     "What went in and out of each module's calls on `x`, in the order in which they end; and how many started before"
-    calls, open_calls, handles = [], [], []
-    def before(m, args, kwargs):
+    calls, open_calls, handles, me = [], [], [], get_ident()
+    def before(m, *given):
+        if get_ident() != me: return                                            # somebody else's forward pass
         start = len(open_calls) + len(calls)
-        open_calls.append([m, _tensors([args, kwargs]), None, start])
-    def after(m, args, kwargs, out):
-        call = open_calls.pop()
+        open_calls.append([m, _tensors(given), None, start])
+    def after(m, *given):
+        if get_ident() != me: return
+        call, out = open_calls.pop(), given[-1]
         call[2] = _tensors(getattr(out, 'logits', out))
         calls.append(call)
     try:
