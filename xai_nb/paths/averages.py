@@ -83,7 +83,6 @@ class RunningMean:
     def value(self): return self.mean
     def std_error(self): return (self.square/(self.n*(self.n - 1))).sqrt()
 
-# %% ../../nbs/paths/05_averages.ipynb #05a34ab6
 def mean_of(
     sample,                  # `sample(k, m)` returns the maps of samples `k, k + 1, …`: at least one, at most `m`
     n_samples:Samples,
@@ -164,7 +163,6 @@ def smooth_grad_sq(
     "SmoothGrad², the mean squared gradient under noise (Hooker et al. 2019, section 4.2); `ValueError` for bad input"
     return _under_noise('SmoothGrad²', _noisy_squares, RunningMean(), model, inputs, target, **kwargs)
 
-# %% ../../nbs/paths/05_averages.ipynb #3b0cc26c
 class RunningVariance(RunningMean):
     "A running variance and its standard error (moments up to the fourth, Pébay 2008)"
     least = 2

@@ -40,7 +40,6 @@ def path_rule(
     dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     return torch.as_tensor(a, dtype=dtype, device=device), _sum_to_one(w, dtype).to(device)
 
-# %% ../../nbs/paths/03_integral.ipynb #7fff069f
 def _sum_to_one(w, dtype):
     "`w` moved to multiples of one power of two, so that every partial sum is exact and the total is 1"
     one = 2.**{torch.float32: 24, torch.float64: 53}[dtype]
@@ -64,7 +63,6 @@ def even_nodes(
     B = len(F.rows)
     return Nodes(F.rows.repeat_interleave(n_steps), alphas.repeat(B), weights.repeat(B))
 
-# %% ../../nbs/paths/03_integral.ipynb #abaca8b9
 def stream(
     step,          # $g$: from points $z$, `(n, …)`, and `rows`, the image of each, `(n,)`, to `(n, …)`
     F:ScoreF,
@@ -131,7 +129,6 @@ def probe(
     values = _scores_along(F, baselines, even[:-1].expand(len(F.rows), -1))
     return torch.cat([values, F.value[:, None]], 1)
 
-# %% ../../nbs/paths/03_integral.ipynb #84c782ef
 def path_density(
     values:Tensor,   # $F$ at even points of each path, `(B, k + 1)`
     prob:bool=False, # Is $F$ a probability?
@@ -201,7 +198,6 @@ def _thirds(n):
     k = torch.arange(3*n, dtype=torch.float64)
     return (k[k % 3 != 1] + .5)/(3*n) if n else torch.tensor([.5], dtype=torch.float64)
 
-# %% ../../nbs/paths/03_integral.ipynb #f33d5938
 class _Panels:
     "The panels of the paths of a few images; `n`, `gap`, `change` and `size` are `(B, K)`, on the CPU"
     def __init__(self, F, images, edges, tol, climb=None, need=None):
@@ -283,7 +279,6 @@ class _Panels:
         spent, allowed = self.spent()
         return total, self.n.sum(1), self.gap.sum(1), error, spent.sum(1) > allowed
 
-# %% ../../nbs/paths/03_integral.ipynb #854bf889
 N_PANELS = 8 # of a path, for a tolerance
 
 def _weight_dtype(F): return path_rule(1, dtype=F.inputs.dtype)[1].dtype       # float32 for half precision
@@ -357,7 +352,6 @@ def _misses_ends(F, baselines, nodes, rows, left, right, q):
     every = torch.cat([inner, ends], 1)
     return miss/(every.amax(1) - every.amin(1) + 1e-6*F.value[rows].abs() + 1e-9)
 
-# %% ../../nbs/paths/03_integral.ipynb #8aa1a52e
 def _settle(step, F, baselines, finish, pieces, bar):
     "The integral over smooth pieces, and how many points it took: they are doubled, then the intervals are halved"
     rows, left, right = pieces[:3]
@@ -399,7 +393,6 @@ def _coarse_and_fine(step, F, baselines, finish, rows, left, right, q):
     coarse = stream(step, F, baselines, _gauss(rows, left, right, q), finish, number[:n].repeat_interleave(q), n)
     return coarse, terms, _misses_ends(F, baselines, nodes, rows, left, right, 2*q)
 
-# %% ../../nbs/paths/03_integral.ipynb #d62b764b
 def _same_inside(step, F, baselines, pieces, n=8):
     "`ValueError` if the gradient changes inside one of the `n` widest pieces of an image"
     width = pieces.right - pieces.left
