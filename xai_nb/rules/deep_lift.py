@@ -109,6 +109,7 @@ def _max_dim(self, name, f, x, *args, **kwargs):
     first = f(x.detach())
     return type(first)((y, first.indices))
 
+# %% ../../nbs/rules/02_deep_lift.ipynb #5f5889ff
 def points_that_add_up(
     value,     # $v$: from lines, `(n,)`, and the places $\alpha$ on them, `(n,)`, to `(n, k)`
     rate,      # $dv/d\alpha$ there, `(n, k)`
@@ -145,6 +146,7 @@ def _share(z0, d, eps):
     size = torch.where(z0.isfinite(), z0, 0).abs().amax(1) + d.abs().amax(1)
     return (4*eps*size).clamp(min=1e-12).double()
 
+# %% ../../nbs/rules/02_deep_lift.ipynb #c0ff14ab
 _BACK = dict( # what softmax and its relatives do on the way back, where the softmax is `p`
     softmax=lambda p, g: p*(g - (p*g).sum(-1, keepdim=True)),
     log_softmax=lambda p, g: g - p*g.sum(-1, keepdim=True),
@@ -343,6 +345,7 @@ def _check_head(part):
     warnings.warn(f"deep_lift: the output or target that was given jumps, or cuts its gradient, between the baselines "
                   f"and the inputs; the map does not add up to the score (gap {missed.max():.1e})", stacklevel=4)
 
+# %% ../../nbs/rules/02_deep_lift.ipynb #48d89dcd
 @attribution_method
 def deep_lift(
     model:Model,
