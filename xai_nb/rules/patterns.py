@@ -126,7 +126,7 @@ def load_patterns(
 
 @delegates(fit_moments)
 def fit_patterns(model:Network, loader:Loader, kind:Kind='positive', **kwargs)->Patterns:
-    "The patterns of all linear layers and convolutions, in one pass over a data set (Kindermans et al. 2017)"
+    "The patterns of all linear layers and convolutions, in one pass over a data set (Kindermans et al. 2018)"
     return patterns_of(model, fit_moments(model, loader, kind, **kwargs))
 
 def patterns_of(
@@ -172,7 +172,7 @@ def pattern_net(
     start:Start='output',
     internal_batch_size:BatchSize=None,
     )->Tensor: # Shaped like `inputs`, in units of the input
-    "PatternNet, the signal in the input (Kindermans et al. 2017, section 4); `ValueError` for bad input"
+    "PatternNet, the signal in the input (Kindermans et al. 2018, section 4); `ValueError` for bad input"
     return _through(patterns, 'net', model, inputs, target, output, start, internal_batch_size)
 
 @attribution_method
@@ -186,7 +186,7 @@ def pattern_attribution(
     start:Start='output',
     internal_batch_size:BatchSize=None,
     )->Tensor: # Shaped like `inputs`, in units of the score (`start='one'`: a share)
-    "PatternAttribution, what the signal contributes (Kindermans et al. 2017, section 4); `ValueError` for bad input"
+    "PatternAttribution, what the signal contributes (Kindermans et al. 2018, section 4); `ValueError` for bad input"
     return _through(patterns, 'attribution', model, inputs, target, output, start, internal_batch_size)
 
 _ABOUT_SUMS = ['tol', 'max_steps', 'return_convergence_delta', 'return_info'] # of a path whose maps add up
