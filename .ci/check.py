@@ -87,6 +87,8 @@ def executed(nb):
     code = [c for c in json.loads(text)['cells'] if c['cell_type'] == 'code']
     if not any(c['outputs'] for c in code): raise RuntimeError('no stored output')
     if any(o['output_type'] == 'error' for c in code for o in c['outputs']): raise RuntimeError('a stored error')
+    first = ''.join(json.loads(text)['cells'][0]['source'])
+    if any(l and l[0] not in '#>' for l in first.splitlines()): raise RuntimeError('the site shows title and question of the first cell, no more')
     if (m := re.search(r'(/home/|/root/|/tmp/|/Users/|site-packages)[^\s"]*', text)): raise RuntimeError(f'a path of a machine: {m.group()}')
 
 def command_line():

@@ -364,9 +364,9 @@ class Score:
         try: f.requires_grad and torch.autograd.grad(f.sum(), z, allow_unused=True)
         except torch.OutOfMemoryError: raise
         except RuntimeError as e:
-            raise ValueError("this needs float64, and on the way back the model runs a part of itself again, in its own "
-                             "precision (gradient checkpointing). Switch that off, or give the model and the inputs in "
-                             f"float64 ({e})") from e
+            raise ValueError("this needs float64, and on the way back the model runs a part of itself again, in its "
+                             "own precision (gradient checkpointing). Switch that off, or give the model and the "
+                             f"inputs in float64 ({e})") from e
 
     def run(self,
         z:torch.Tensor,    # Points, `(n, …)`

@@ -46,7 +46,7 @@ def pattern_from_moments(
     away = x*per_row(mean, w)
     num = xy - away
     den = _dot(num, w)
-    round_off = max(1e-6, 100*torch.finfo(precision or xy.dtype).eps)
+    round_off = max(1e-11, 100*torch.finfo(precision or xy.dtype).eps)
     varies = den.abs() > round_off*_dot(xy.abs() + away.abs(), w.abs())
     a = num/per_row(torch.where(varies, den, 1), w)
     size = _dot(w, w)
