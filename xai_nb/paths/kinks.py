@@ -268,23 +268,24 @@ def operations(
 
 # %% ../../nbs/paths/04_kinks.ipynb #99db31ef
 def _curvature(F):
-    """`(curved, kinks)`: does the score bend between its kinks, and how many operations with kinks there are;
-    `ValueError` for one that cannot be followed"""
+    """`(curved, kinks, hidden)`: does the score bend between its kinks, how many operations with kinks there are, and
+    may there be more that the graph does not name; `ValueError` for one that cannot be followed"""
     with torch.enable_grad():
         z = F.inputs[:1].detach().requires_grad_()
         root = F(z, F.rows[:1]).grad_fn
-    curved, kinks = {root: False}, 0                                           # of each node: does a curve come out?
+    curved, kinks, hidden = {root: False}, 0, False                            # of each node: does a curve come out?
     for node, name, kind, before in operations(root, z):
         curved[node] = kind in ('product', 'smooth') or any(curved[n] for n in before)
         if kind == 'unknown':
             raise ValueError(f"method='exact' cannot follow `{name}`: it is neither linear, nor a ReLU or maximum "
                              "of some kind, nor a known smooth function")
-        if kind != 'kinked': continue
+        in_part = name == 'copy_slices'                                        # in place, on a view: it may be any
+        if kind != 'kinked' and not in_part: continue
         if curved[node]:
             raise ValueError(f"method='exact' cannot follow `{name}` behind a smooth operation: "
                              "where a curve has its kinks is not known exactly")
-        kinks += 1
-    return curved[root], kinks
+        kinks, hidden = kinks + (kind == 'kinked'), hidden or in_part
+    return curved[root], kinks, hidden
 
 # %% ../../nbs/paths/04_kinks.ipynb #93d63deb
 MAX_PIECES = 100_000
@@ -306,14 +307,14 @@ def linear_pieces(
     )->Pieces:                 # From left to right, one image after the other
     "The parts of each path on which no unit has a kink; `ValueError` for too many, or what cannot be followed"
     if F.inputs.dtype != torch.float64: raise ValueError("pieces are found in float64: ask Score.double()")
-    curved, kinks = _curvature(F)
+    curved, kinks, hidden = _curvature(F)
     B, direction = len(F.inputs), F.inputs - baselines
     rows, a, b = F.rows, torch.zeros_like(F.value), torch.ones_like(F.value)   # the parts that no piece covers yet
     climb, count, found = torch.zeros_like(F.value), torch.zeros_like(F.rows), []
     def look(i, j): return _piece_around(F, baselines, direction, rows[i:j], (a[i:j] + b[i:j])/2, kinks)
     with progress_bar(progress, B, 'path') as bar:
         while len(rows):
-            if curved and not kinks: left, right, speed = a, b, 0*a            # one smooth piece
+            if curved and not kinks and not hidden: left, right, speed = a, b, 0*a # one smooth piece
             else: left, right, speed = (torch.cat(t) for t in zip(*F.chunk.run(look, len(rows))))
             left, right = left.where(left - a > 1e-14, a), right.where(b - right > 1e-14, b)
             real = right > left                                                # a point on a kink only splits its part
