@@ -1501,7 +1501,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'xai_nb.inside.prune._answers': ('inside/prune.html#_answers', 'xai_nb/inside/prune.py'),
                                      'xai_nb.inside.prune._flat': ('inside/prune.html#_flat', 'xai_nb/inside/prune.py'),
                                      'xai_nb.inside.prune._is_as_marked': ('inside/prune.html#_is_as_marked', 'xai_nb/inside/prune.py'),
-                                     'xai_nb.inside.prune._is_same': ('inside/prune.html#_is_same', 'xai_nb/inside/prune.py'),
                                      'xai_nb.inside.prune._of_autograd': ('inside/prune.html#_of_autograd', 'xai_nb/inside/prune.py'),
                                      'xai_nb.inside.prune._parts': ('inside/prune.html#_parts', 'xai_nb/inside/prune.py'),
                                      'xai_nb.inside.prune._top': ('inside/prune.html#_top', 'xai_nb/inside/prune.py'),

@@ -15,6 +15,7 @@ from threading import get_ident
 from typing import Annotated, NamedTuple
 from ..core.words import BatchSize, Baselines, Call, Inputs, Layer, Method, Output, Percent, Progress, Region
 from ..core.words import Scores, Steps, Target, as_mask, find_layer, progress_bar
+from ..core.look import same_answer
 from ..core.score import Score, image_rows, no_fast_path, attribution_method, check_deterministic
 from ..paths.ig import integrated_gradients
 from .layers import At, hook_layer, replace_tensors, tensors_in
@@ -181,11 +182,6 @@ def _answers(out):
     found = tensors_in(out) or tensors_in(getattr(out, '__dict__', {}))
     return [t for t in found if not t.is_quantized]
 
-def _is_same(a, b):
-    "Are two tensors the same, NaN where NaN is, up to rounding?"
-    if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()): return False
-    a, b = a.nan_to_num(0), b.nan_to_num(0)
-    return bool(((a - b).abs() <= 10*torch.finfo(a.dtype).eps**.5*b.abs().max()).all()) if b.numel() else True
 
 def _is_as_marked(t, mark): return torch.equal(t, mark) if t.is_inference() else t._version == mark
 
@@ -243,7 +239,7 @@ class _Pruned:
         self.spoilt, cause = [], None
         try:
             found, plain = map(_answers, (self.apart(model, args, kwargs), out))
-            reached = len(found) != len(plain) or not all(map(_is_same, found, plain))
+            reached = len(found) != len(plain) or not all(map(same_answer, found, plain))
         except torch.OutOfMemoryError: raise
         except Exception as e: reached, cause = True, e                         # a model that does not take NaN
         finally:
