@@ -404,9 +404,11 @@ def _check_same_score(F, place, z, rows, out):
 @contextmanager
 def _passed_on(layer):
     "Inside, what the layer was given and left as it was: an identity returns it, and others may use it"
-    given, passed = [], []
-    def before(m, *call): given.extend((t, t._version) for t in tensors_in(call))
-    def after(m, args, out): passed.extend(t for t, version in given if t._version == version)
+    given, passed, me = [], [], get_ident()
+    def before(m, *call):
+        if get_ident() == me: given.extend((t, t._version) for t in tensors_in(call))
+    def after(m, args, out):
+        if get_ident() == me: passed.extend(t for t, version in given if t._version == version)
     handles = layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)
     try: yield passed
     finally:

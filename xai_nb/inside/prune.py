@@ -182,7 +182,6 @@ def _answers(out):
     found = tensors_in(out) or tensors_in(getattr(out, '__dict__', {}))
     return [t for t in found if not t.is_quantized]
 
-
 def _is_as_marked(t, mark): return torch.equal(t, mark) if t.is_inference() else t._version == mark
 
 def _write(t, values):

@@ -282,7 +282,8 @@ def _curvature(F):
         in_part = name == 'copy_slices'                                        # in place, on a view: it may be any
         if kind != 'kinked' and not in_part: continue
         if curved[node]:
-            raise ValueError(f"method='exact' cannot follow `{name}` behind a smooth operation: "
+            what = 'an operation in place on a part of a tensor' if in_part else f'`{name}`'
+            raise ValueError(f"method='exact' cannot follow {what} behind a smooth operation: "
                              "where a curve has its kinks is not known exactly")
         kinks, hidden = kinks + (kind == 'kinked'), hidden or in_part
     return curved[root], kinks, hidden
@@ -363,4 +364,4 @@ def _check_climb(F, baselines, climb):
     if (miss.abs() > 1e-8*(F.value.abs() + climb.abs() + 1)).any():
         raise ValueError(f"method='exact' missed kinks: the pieces climb by {climb.tolist()}, the scores by "
                          f"{(climb - miss).tolist()}. The model branches on its values (x*(x > 0), say), "
-                         "or computes a part of itself in a lower precision")
+                         "bends where it writes into a part of a tensor in place, or computes in a lower precision")
