@@ -405,8 +405,8 @@ def _same_inside(step, F, baselines, pieces, n=8):
         for other in gradient(.137, i, j), gradient(.791, i, j):
             size = (other.abs() + g.abs()).flatten(1).amax(1)
             if ((other - g).flatten(1).abs().amax(1) > 1e-6*size + 1e-12).any():
-                raise ValueError("method='exact': the gradient changes inside a piece: the model branches on its values "
-                                 "(x*(x > 0), say), or bends where it writes into a part of a tensor in place")
+                raise ValueError("method='exact': the gradient changes inside a piece: the model branches on its "
+                                 "values (x*(x > 0), say), or bends where it writes into a part of a tensor in place")
     for _ in F.chunk.run(compare, len(rows)): pass
 
 def _exact(step, F, baselines, finish, progress, max_steps):
