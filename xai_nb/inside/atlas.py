@@ -53,7 +53,7 @@ class Atlas:
     def error(self,
         patch:Region,
         )->torch.Tensor: # `(B, …)` like the layer's output; 0 for whole tiles
-        "How far `ipna(patch)` may be off where the pixels of a tile push a unit the same way"
+        "How far `ipna(patch)` may be off where the pixels of a tile have IPNA of one sign for a unit"
         s = self.shares(patch)
         return self._sum(torch.where((s > 0) & (s < 1), torch.maximum(s, 1 - s), 0), torch.abs)
 
