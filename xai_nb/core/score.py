@@ -18,7 +18,8 @@ from threading import Lock, RLock
 from torch import nn
 from .words import Baselines, BatchSize, Check, Inputs, Model, Output, Target, as_inputs, as_target
 from .words import check_finite, as_baselines, whole_number
-from .look import Findings, look, modules_in, same_answer
+from .look import Findings, HeadError, Said, is_random, look, may_be_fast, modules_in, same_score
+from .look import COUPLED, WAY_OUT
 
 # %% ../../nbs/core/01_score.ipynb #4eb55410
 def own_grad_mode(
@@ -97,7 +98,7 @@ def check_deterministic(model:Model):
     for name, m in model.named_modules() if isinstance(model, nn.Module) else ():
         where = f'{type(m).__name__} `{name}`'
         if isinstance(m, nn.modules.batchnorm._NormBase): _check_norm(m, where)
-        if getattr(m, 'training', False) and _is_random(m):
+        if getattr(m, 'training', False) and is_random(m):
             raise ValueError(f"{where} is active and makes the score random: call model.eval() first")
 
 def _check_norm(m, where):
@@ -106,16 +107,6 @@ def _check_norm(m, where):
         raise ValueError(f"{where} is in train mode: call model.eval() first")
     if m.running_mean is None and of_batches:
         raise ValueError(f"{where} has no running statistics, so each image's score depends on the others")
-
-_DROPS = nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention
-
-def _is_random(m):
-    "Does the module draw random numbers in train mode?"
-    if isinstance(m, nn.RReLU): return True
-    kind = type(m).__name__
-    if not (isinstance(m, _DROPS) or 'Drop' in kind or 'StochasticDepth' in kind): return False
-    shares = [getattr(m, a, 0) for a in ('p', 'dropout', 'drop_prob')]
-    return any(isinstance(p, (int, float)) and p > 0 for p in shares)
 
 # %% ../../nbs/core/01_score.ipynb #877ae98c
 class Chunks:
@@ -195,8 +186,6 @@ def _is_recurrent(model):
     "Is there a recurrent layer in the model? cuDNN's kernels for these have no gradient in eval mode"
     return any(isinstance(m, nn.RNNBase) for top in modules_in(model) for m in top.modules())
 
-def _may_be_fast(x): return x.ndim == 4 and x.shape[1] > 1 and x.dtype == torch.float32 and x.device.type == 'cpu'
-
 def _layout_of(x):
     "The memory layout that every row is sent in: that of the inputs"
     if x.is_contiguous(): return torch.contiguous_format
@@ -240,25 +229,35 @@ class Score:
         self.layout = _layout_of(inputs)
         self.kernels = _no_cudnn if inputs.is_cuda and _is_recurrent(model) else nullcontext()
         check = check and not _unchecked.get() and known is None
-        self.known = known or (self._look(target) if check else Findings(fast=_may_be_fast(inputs)))
+        self.known = known or (self._look(target) if check else Findings(fast=may_be_fast(inputs)))
         if self.known.most: self.chunk.rows = min(self.chunk.rows, self.known.most)
         self.value, self.visited = self._layout(inputs, lambda: self._first_pass(target, visit)) # F(x), `(B,)`
         check_finite(self.value, 'the score')
         if check: self._check_starts()
 
     def _check_starts(self):
-        "`ValueError` where the score is not finite at a baseline; the look has asked at image 0's"
+        "`ValueError` where the score is not finite at a baseline"
         b = self.baselines
-        if b is not None and len(b) > 1 and b.stride(0): check_finite(self.at(b), 'the score at the baseline')
+        if b is None: return
+        shared = len(b) > 1 and not b.stride(0)
+        f = self._at_one(b[:1]) if shared else self.at(b)
+        check_finite(f, 'the score at the baseline')
+
+    @torch.no_grad()
+    def _at_one(self, b):
+        "The score of each image's class at one baseline, which the model is asked for once"
+        out = self.logits(b, self.rows[:1])
+        return self.pick(out.expand(len(self.rows), *out.shape[1:]), self.rows)
 
     def _look(self, target):
         "What is known of the model, from an earlier look if there was one"
         seen, x = _looked.get(), self.inputs
-        key = id(self.model), id(self.output), x.shape[1:], x.dtype, x.device, x.is_contiguous()
+        made = self.output, target if callable(target) else None
+        key = id(self.model), *map(id, made), x.shape[1:], x.dtype, x.device, x.is_contiguous()
         if key not in seen:
             self.known, self.target = Findings(), None
             beside = .5*x[:1].flip(-1) if self.baselines is None else self.baselines[:1]
-            seen[key] = look(self, target, beside), self.model, self.output # which stay, so that their ids do
+            seen[key] = look(self, target, beside), self.model, *made             # which stay, so that their ids do
             return seen[key][0]
         return replace(seen[key][0], alone=None)
 
@@ -279,19 +278,26 @@ class Score:
             x, rows = self.inputs[i:j].detach().requires_grad_(visit is not None), self.rows[i:j]
             with torch.set_grad_enabled(visit is not None):
                 out = self.run(x, rows)
-                if not i: self._check_batch(out.detach()[:1])
                 self._fix_target(target, out.detach(), i, j)
                 f = self.pick(out, rows)
+                if not i: self._check_chunk(Said(out.detach(), f.detach(), None))
             return f.detach(), visit(f, x, out) if visit else None
         values, visited = zip(*self.chunk.run(chunk, len(self.rows)))
         return torch.cat(values), list(visited)
 
-    def _check_batch(self, out):
-        "`ValueError` where the answer to image 0 is another one than without the rest of the batch"
-        alone = self.known.alone
-        if alone is not None and not same_answer(out, alone):
-            raise ValueError("the score of image 0 depends on the other images of the batch: there are statistics over "
-                             "the batch (dynamic quantization takes them, too)")
+    @torch.no_grad()
+    def _check_chunk(self, said):
+        "`ValueError` where the first or the last image of a chunk gets another answer than alone"
+        alone, last = self.known.alone, len(said.out) - 1
+        if alone is None: return
+        self._check_row(said, 0, alone)
+        if not last: return
+        out = self.run(self.laid_out(self.inputs[last:last + 1]), self.rows[last:last + 1])
+        self._check_row(said, last, Said(out, self.pick(out, self.rows[last:last + 1]), None))
+
+    def _check_row(self, said, i, alone):
+        if same_score(self, Said(said.out[:i + 1], said.f[:i + 1], None), alone): return
+        raise ValueError(f"the score of image {i} depends on the other images of the batch, {COUPLED}. {WAY_OUT}")
 
     @torch.no_grad()
     def _fix_target(self, target, out, i, j):
@@ -306,7 +312,7 @@ class Score:
     def _shown(self, logits, target, rows):
         "What the target chooses from"
         if not callable(self.output) or callable(target): return logits
-        with self._asking(rows), _set(_head, True): return self.output(logits)
+        with self._asking(rows), _set(_head, True): return _of_rows(self.output(logits), rows)
 
     def _asking(self, rows):
         "Inside, `image_rows` tells which images the rows belong to"
@@ -348,9 +354,11 @@ class Score:
         if self.inputs.dtype == torch.float64: return self
         if not isinstance(self.model, nn.Module):
             raise ValueError("this needs float64: give the model as an nn.Module, or a model that takes float64 inputs")
-        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
-        state = {n: t.double() if t.is_floating_point() else t for n, t in tensors}
-        model = lambda z: torch.func.functional_call(self.model, state, (z,))
+        if any(isinstance(m, torch.jit.ScriptModule) or '.quantized' in type(m).__module__ for m in self.model.modules()):
+            raise ValueError("this needs float64, and a traced, scripted or quantized model keeps its precision: "
+                             "give the model that it was made from")
+        state = _doubled(self.model)
+        model = lambda z: torch.func.functional_call(self.model, state, (z,), tie_weights=False)
         b = _NONE if self.baselines is None else self.baselines.double()
         known = replace(self.known, fast=False, alone=None)
         double = Score(model, self.inputs.double(), self.target, self.output, self.chunk.rows, baselines=b, known=known)
@@ -386,11 +394,21 @@ class Score:
 
     def _answer(self, z, rows):
         "What the model returns, as it is"
-        graph = torch.is_grad_enabled() or self.known.graph
+        if torch.is_grad_enabled() or self.known.graph: return self._through(z, rows, True)
+        try: return self._through(z, rows, False)
+        except torch.OutOfMemoryError: raise
+        except Exception as e: problem = e
+        try: out = self._through(z, rows, True)                             # it may set hooks on tensors, say
+        except torch.OutOfMemoryError: raise
+        except Exception: raise problem from None
+        self.known.graph = True
+        return out
+
+    def _through(self, z, rows, graph):
+        "Through the model, with or without a graph; a copy, since a model may write into its input"
         with self._asking(rows), no_fast_path, self.kernels, torch.set_grad_enabled(graph):
-            z = z.clone()                                                   # a model may write into its input
-            if self.known.graph and not z.requires_grad: z.requires_grad_()
-            return self.model(z)
+            z = z.clone()
+            return self.model(z.requires_grad_() if graph and not z.requires_grad else z)
 
     def _cause(self, e):
         "The error, in words where the cause is plain: the model is on another device, or in another precision"
@@ -413,17 +431,28 @@ class Score:
             raise ValueError("output='prob' needs logits (B, C); this model has only one class, whose softmax is 1")
         with self._asking(rows), _set(_head, True):
             if self.output == 'prob': out = out.softmax(1)
-            if callable(self.output): out = self.output(out)
+            if callable(self.output): out = _of_rows(self.output(out), rows)
             if callable(self.target): out = self.target(out)
         if isinstance(self.target, torch.Tensor): out = out.gather(1, self.target[rows][:, None])[:, 0]
-        if out.ndim != 1 or len(out) != len(rows):
-            raise ValueError(f"output and target must leave one number per image, not shape {tuple(out.shape)} for "
-                             f"{len(rows)}; what they hold for each image is indexed with `image_rows()`")
-        return out
+        return _of_rows(out, rows, numbers=True)
 
     def __call__(self, z, rows):
         "$F(z)$, `(n,)`, with a graph; `rows`, `(n,)`, tells which image of the batch each row of `z` belongs to"
         return self.pick(self.run(z, rows), rows)
+
+def _of_rows(out, rows, numbers=False):
+    "`out` if it is a tensor with a row for each of `rows`, or a number; else a `HeadError`"
+    shape = tuple(out.shape) if isinstance(out, torch.Tensor) else None
+    if shape and shape[0] == len(rows) and (len(shape) == 1 or not numbers): return out
+    what = type(out).__name__ if shape is None else f'shape {shape}'
+    raise HeadError(f"output and target must leave one number per image, not {what} for {len(rows)}. {WAY_OUT}")
+
+def _doubled(model):
+    "The parameters and buffers of each module by name, in float64; a module that has two names is named once"
+    wide = {}                                                                # a tensor of two modules stays one
+    def widened(t): return wide.setdefault(id(t), t.double() if t.is_floating_point() else t)
+    own = [(prefix, {**m._parameters, **m._buffers}) for prefix, m in model.named_modules()]
+    return {'.'.join(filter(None, (prefix, n))): widened(t) for prefix, ts in own for n, t in ts.items() if t is not None}
 
 def grad_of(
     f:torch.Tensor,    # Scores, `(n,)`
