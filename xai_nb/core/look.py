@@ -171,7 +171,7 @@ def _last_gradient(f, z):
 def _copies(F, n):
     "The answers to `n` copies of image 0; `None` where the model does not take so many rows"
     x = F.inputs[:1]
-    try: return F.run(F.laid_out(x.expand(n, *x.shape[1:])), F.rows[:1].expand(n))
+    try: return F.run_plain(F.laid_out(x.expand(n, *x.shape[1:])), F.rows[:1].expand(n))
     except torch.OutOfMemoryError: raise
     except _REFUSALS: return None
 
@@ -266,8 +266,8 @@ def _behind(F, others):
     for n in 2, 1:
         if F.known.most and n >= F.known.most: continue
         try: return _ask(F, torch.cat([others[:n], F.inputs[:1]]))
-        except (torch.OutOfMemoryError, HeadError): raise
-        except _REFUSALS as e: problem = e
+        except HeadError: raise
+        except _REFUSALS as e: problem = e                                   # out of memory is one of them
     if F.known.least > 1: raise problem
 
 def same_score(

@@ -277,7 +277,7 @@ class Score:
         def chunk(i, j):
             x, rows = self.inputs[i:j].detach().requires_grad_(visit is not None), self.rows[i:j]
             with torch.set_grad_enabled(visit is not None):
-                out = self.run(x, rows)
+                out = self.run_plain(x, rows)
                 self._fix_target(target, out.detach(), i, j)
                 f = self.pick(out, rows)
                 if not i: self._check_chunk(Said(out.detach(), f.detach(), None))
@@ -292,7 +292,7 @@ class Score:
         if alone is None: return
         self._check_row(said, 0, alone)
         if not last: return
-        out = self.run(self.laid_out(self.inputs[last:last + 1]), self.rows[last:last + 1])
+        out = self.run_plain(self.laid_out(self.inputs[last:last + 1]), self.rows[last:last + 1])
         self._check_row(said, last, Said(out, self.pick(out, self.rows[last:last + 1]), None))
 
     def _check_row(self, said, i, alone):
@@ -338,7 +338,7 @@ class Score:
         )->torch.Tensor:        # `(n, C)`
         "What the model returns, a chunk at a time, without a graph"
         rows, z = self.rows if rows is None else rows, self.laid_out(z)
-        return self.chunk.cat(lambda i, j: self.run(z[i:j], rows[i:j]), len(z))
+        return self.chunk.cat(lambda i, j: self.run_plain(z[i:j], rows[i:j]), len(z))
 
     @torch.no_grad()
     def at(self,
@@ -392,23 +392,27 @@ class Score:
             raise ValueError(f"the model returns shape {tuple(out.shape)} for a batch of {len(z)}")
         return out[:n] if len(z) > n else out
 
+    def run_plain(self, z, rows):
+        "`run`, where nobody watches a layer: if that fails without a graph, then with one, and so from then on"
+        try: return self.run(z, rows)
+        except torch.OutOfMemoryError: raise
+        except Exception as e:
+            if torch.is_grad_enabled() or self.known.graph: raise
+            problem = e
+        self.known.graph = True                                             # it may set hooks on tensors, say
+        try: return self.run(z, rows)
+        except torch.OutOfMemoryError: raise
+        except Exception:
+            self.known.graph = False
+            raise problem from None
+
     def _answer(self, z, rows):
         "What the model returns, as it is"
-        if torch.is_grad_enabled() or self.known.graph: return self._through(z, rows, True)
-        try: return self._through(z, rows, False)
-        except torch.OutOfMemoryError: raise
-        except Exception as e: problem = e
-        try: out = self._through(z, rows, True)                             # it may set hooks on tensors, say
-        except torch.OutOfMemoryError: raise
-        except Exception: raise problem from None
-        self.known.graph = True
-        return out
-
-    def _through(self, z, rows, graph):
-        "Through the model, with or without a graph; a copy, since a model may write into its input"
+        graph = torch.is_grad_enabled() or self.known.graph
         with self._asking(rows), no_fast_path, self.kernels, torch.set_grad_enabled(graph):
-            z = z.clone()
-            return self.model(z.requires_grad_() if graph and not z.requires_grad else z)
+            z = z.clone()                                                   # a model may write into its input
+            if self.known.graph and not z.requires_grad: z.requires_grad_()
+            return self.model(z)
 
     def _cause(self, e):
         "The error, in words where the cause is plain: the model is on another device, or in another precision"
