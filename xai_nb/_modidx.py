@@ -834,6 +834,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'xai_nb.core.look._missing_dimensions': ('core/look.html#_missing_dimensions', 'xai_nb/core/look.py'),
                                   'xai_nb.core.look._next_to': ('core/look.html#_next_to', 'xai_nb/core/look.py'),
                                   'xai_nb.core.look._nothing_random': ('core/look.html#_nothing_random', 'xai_nb/core/look.py'),
+                                  'xai_nb.core.look._numbers': ('core/look.html#_numbers', 'xai_nb/core/look.py'),
                                   'xai_nb.core.look._random_parts': ('core/look.html#_random_parts', 'xai_nb/core/look.py'),
                                   'xai_nb.core.look._same_gradient': ('core/look.html#_same_gradient', 'xai_nb/core/look.py'),
                                   'xai_nb.core.look.is_random': ('core/look.html#is_random', 'xai_nb/core/look.py'),

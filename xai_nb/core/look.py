@@ -126,6 +126,8 @@ class Findings:
 
 _CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3}                      # half precision: 5e-2
 
+def _numbers(t): return (t.dequantize() if t.is_quantized else t).double()
+
 def same_answer(
     a:Tensor, # What the model returned, `(n, …)`
     b:Tensor, # … at another time, of the same shape
@@ -133,7 +135,7 @@ def same_answer(
     "Are two answers the same, but for the rounding of their precision?"
     if a.shape != b.shape: return False
     close = max(_CLOSE.get(t.dtype, .05) for t in (a, b))
-    a, b = ((t.dequantize() if t.is_quantized else t).double() for t in (a, b))
+    a, b = _numbers(a), _numbers(b)
     known = a.isfinite() & b.isfinite()
     if not torch.allclose(a[~known], b[~known], rtol=0, atol=0, equal_nan=True): return False
     a, b = a[known], b[known]
@@ -278,10 +280,10 @@ def same_score(
     "Are the answer and the score of the last row those of the image alone, but for rounding?"
     if not same_answer(said.out[-1:], alone.out): return False
     if not (callable(F.output) or callable(F.target)): return True           # the score is one of the answers
-    every = torch.cat([said.f, alone.f]).double().nan_to_num(0, 0, 0)
-    largest = alone.out.double().nan_to_num(0, 0, 0).abs().max()              # a score may be the rest of large numbers
+    every = torch.cat([_numbers(said.f), _numbers(alone.f)]).nan_to_num(0, 0, 0)
+    largest = _numbers(alone.out).nan_to_num(0, 0, 0).abs().max()             # a score may be the rest of large numbers
     close = _CLOSE.get(alone.out.dtype, .05)*(every.abs().max() + 1e-3*largest)
-    return torch.allclose(said.f[-1:].double(), alone.f.double(), rtol=0, atol=close.item(), equal_nan=True)
+    return torch.allclose(_numbers(said.f[-1:]), _numbers(alone.f), rtol=0, atol=close.item(), equal_nan=True)
 
 def _are_shares(out):
     "Are the rows numbers from 0 to 1 with sum 1?"
