@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ScoreF', 'Origins', 'Points', 'Rows', 'Alphas', 'saliency', 'input_x_gradient', 'gradients', 'input_gradients',
-           'graph_if_needed', 'copy_for']
+           'graph_if_needed', 'copy_for', 'of_batch']
 
 # %% ../../nbs/paths/01_gradient.ipynb #a55c8556
 import torch
 from collections.abc import Callable
+from contextlib import contextmanager
 from torch import Tensor
 from typing import Annotated, Any
 from ..core.words import BatchSize, Inputs, Model, Output, Target, check_finite
@@ -96,3 +97,29 @@ def copy_for(
     z = value.detach().clone()
     if not graph or not (z.is_floating_point() or z.is_complex()): return z
     return z.requires_grad_().clone()
+
+# %% ../../nbs/paths/01_gradient.ipynb #bef0eaa2
+@contextmanager
+def of_batch(
+    model:Model,
+    inputs:Inputs,
+    ):
+    "Inside, the model is run on `inputs`; where that fails, `ValueError` if they are no batch, but one image"
+    try: yield
+    except torch.OutOfMemoryError: raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as e:
+        if not _is_one_image(model, inputs): raise
+        raise ValueError(f"the inputs, of shape {tuple(inputs.shape)}, seem to be one image: "
+                         "give a batch, x[None]") from e
+
+def _is_one_image(model, x):
+    "Are `x` no batch for the model, but one row of a batch of one or two?"
+    one = any(_returns_rows(model, x.expand(n, *x.shape), n) for n in (1, 2))
+    return one and not _returns_rows(model, x, len(x))
+
+def _returns_rows(model, z, n):
+    "Does the model return `n` rows?"
+    try: out = graph_if_needed(lambda graph: model(copy_for(z, graph)))[0]
+    except Exception: return False
+    out = getattr(out, 'logits', out)
+    return isinstance(out, Tensor) and out.shape[:1] == (n,)
