@@ -278,6 +278,7 @@ class _Pruned:
     def done(self, model, args, out):
         if self.elsewhere() or _counting.get(): return
         self.inside = False
+        if out is None: return                                                  # the forward pass has failed
         if self.calls not in (None, self.count) and self.call < 0:
             raise ValueError(f"the layer was called {self.count} times, and {self.calls} times in the first pass: "
                              "count `call` from 0")
