@@ -74,14 +74,15 @@ def graph_if_needed(
     graph:bool=None, # What was found before; `None`: try
     )->tuple:        # What `run` returns, and whether there was a graph
     """Run a model without a graph; where that fails, since it sets hooks on tensors, say, once with one.
-    Where both fail, the first error; but a `ValueError` of the second"""
+    Where both fail: the first error, but the second if that is a `ValueError`, or if the first asks for a graph"""
     if graph is not None: return _run_with(run, graph), graph
     try: return _run_with(run, False), False
     except torch.OutOfMemoryError: raise
     except Exception as e: problem = e
     try: return _run_with(run, True), True
-    except (torch.OutOfMemoryError, ValueError): raise
-    except Exception: pass
+    except Exception as e:
+        asks_for_graph = any(word in str(problem) for word in ('grad', 'hook'))
+        if asks_for_graph or isinstance(e, (torch.OutOfMemoryError, ValueError)): raise
     raise problem
 
 def _run_with(run, graph):
