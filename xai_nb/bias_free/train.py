@@ -19,6 +19,7 @@ from ..core.score import all_in_eval
 from ..io.files import write_whole
 from ..io.load import load_file
 from ..io.show import new_figure
+from ..paths.gradient import copy_for, graph_if_needed
 
 # %% ../../nbs/bias_free/03_train.ipynb #4d87b5e5
 @dataclass(frozen=True)
@@ -134,11 +135,12 @@ def classification_sums(
     share:tuple=(0, 1), # Only some of the batches: the first, and the step
     )->Tensor:          # `(3,)`, float64: cross-entropy, correct predictions, images
     "Sums over the images, in eval mode: divide them by the last one; `ValueError` for a model of one output"
-    device, total = next(model.parameters()).device, torch.zeros(3, dtype=torch.float64)
+    device, total, graph = next(model.parameters()).device, torch.zeros(3, dtype=torch.float64), None
     parts = torch.arange(_size(data, 'data')).split(batch_size)[share[0]::share[1]]
     with all_in_eval(model):
         for x, y in _batches(data, parts, workers, 0):
-            out, y = model(x.to(device)), y.to(device)
+            x, y = x.to(device), y.to(device)
+            out, graph = graph_if_needed(lambda graph: model(copy_for(x, graph)), graph)
             if out.ndim != 2 or out.shape[1] < 2:
                 raise ValueError(f"the model returns shape {tuple(out.shape)}: "
                                  "a classifier with logits (B, C) of two classes or more is needed")
@@ -261,7 +263,7 @@ class _Task(NamedTuple):
 
 def _classes(module, x):
     "How many classes the model knows"
-    with torch.no_grad(), all_in_eval(module): return module(x[:1]).shape[1]
+    with all_in_eval(module): return graph_if_needed(lambda graph: module(copy_for(x[:1], graph)))[0].shape[1]
 
 def _train_step(run, task, x, y, count, whole):
     "One step, on this process's part of a batch of `whole` images; `count` of `x` are its own, or none"

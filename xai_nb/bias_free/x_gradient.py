@@ -13,7 +13,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 from ..core.words import BatchSize, Inputs, Model, Output, Target, as_inputs, as_target, check_finite, per_row
+from ..core.look import Findings
 from ..core.score import Score, grad_of, attribution_method
+from ..paths.gradient import graph_if_needed, of_batch
 
 # %% ../../nbs/bias_free/01_x_gradient.ipynb #8d7b959f
 class Homogeneity(NamedTuple):
@@ -54,12 +56,19 @@ def _record(F, x):
         calls.append(call)
     try:
         for m in F.model.modules():
+            if not _takes_hooks(m): continue
             handles.append(m.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(m.register_forward_hook(after, with_kwargs=True))
         F.run(x, F.rows)
     finally:
         for h in handles: h.remove()
     return calls
+
+def _takes_hooks(m):
+    "Can hooks be set on a module? Not on a scripted one"
+    try: m.register_forward_hook(lambda *call: None).remove()
+    except RuntimeError: return False
+    return True
 
 class _Call(NamedTuple):
     "A call of a module, at $x$ and at $\\alpha x$"
@@ -100,8 +109,16 @@ def _place(model, broken, calls):
     late = min((c for c in inner if not c.inputs_scale), key=lambda c: c.start, default=None)
     return f"the forward of {what}, " + (f"before `{names[late.module]}`" if late else "after its last layer")
 
+def _copy(model):
+    try: return copy.deepcopy(model)
+    except RuntimeError as e:
+        if 'deepcopy protocol' not in str(e): raise
+        raise ValueError("the model cannot be copied, since it keeps a tensor with a graph: what a layer returned, if a "
+                         "hook or the model keeps that (clear it), or the weight that the old "
+                         "torch.nn.utils.weight_norm makes (take the one in torch.nn.utils.parametrizations)") from e
+
 def _in_float32(model):
-    if isinstance(model, nn.Module): return copy.deepcopy(model).float()
+    if isinstance(model, nn.Module): return _copy(model).float()
     raise ValueError("half precision is too coarse to see whether a function is homogeneous: "
                      "give an nn.Module, or inputs in float32")
 
@@ -118,11 +135,15 @@ def is_homogeneous(
     if as_inputs(inputs).dtype.itemsize < 4: model, inputs = _in_float32(model), inputs.float()
     seen = []
     def target(out): # the first pass of the score has the output at x
-        seen.append(out)
+        seen.append(out.detach())
         return out.reshape(len(out), -1).sum(1)
-    F = Score(model, as_inputs(inputs)[:2], target, output, check=False)
+    def score(graph):
+        seen.clear()
+        return Score(model, x[:2], target, output, check=False, known=Findings(graph=True) if graph else None)
+    x = as_inputs(inputs)
+    with of_batch(model, x): F, _ = graph_if_needed(score)
     def at(a):
-        out = F.run(a*F.inputs, F.rows)
+        out = F.run(a*F.inputs, F.rows).detach()
         if output == 'prob': return out.softmax(1)
         return output(out) if callable(output) else out
     def blame(a): return 'the softmax' if output == 'prob' else _to_blame(F, a, tol)
@@ -279,7 +300,7 @@ def remove_bias(
     """A copy without biases. It answers differently: its accuracy has to come from training, or fine-tuning.
     `ValueError` that names what cannot be made homogeneous"""
     if not isinstance(model, nn.Module): raise ValueError(f"remove_bias needs an nn.Module, not {type(model).__name__}")
-    model = copy.deepcopy(model)
+    model = _copy(model)
     _check_layers(model)
     pairs, modules = _pairs(model), dict(model.named_modules(remove_duplicate=False))
     for n, m in modules.items():

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 from torch import nn
 from ..core.words import IMAGENET_MEAN, IMAGENET_STD, Inputs, as_inputs, per_row, whole_number
 from ..core.score import check_deterministic
+from ..paths.gradient import of_batch
 
 # %% ../../nbs/boundary/01_searches.ipynb #ed9a267c
 def margin(
@@ -65,11 +66,12 @@ def certified_distance(
     layers, total, x = _in_turn(model), 1., as_inputs(inputs).clone()
     if type(model) is not nn.Sequential or not layers or type(layers[-1]) is not nn.Linear:
         raise ValueError("certified_distance needs an nn.Sequential that ends in a linear layer")
-    for m in layers[:-1]: total, x = total*_largest_singular(m, x), m(x)
-    out, w = layers[-1](x), layers[-1].weight.double()
-    if out.ndim != 2:
-        raise ValueError(f"the model returns shape {tuple(out.shape)}, not (B, C): is a Flatten missing?")
-    c = out.argmax(1)
+    with of_batch(model, inputs):
+        for m in layers[:-1]: total, x = total*_largest_singular(m, x), m(x)
+        out = layers[-1](x)
+        if out.ndim != 2:
+            raise ValueError(f"the model returns shape {tuple(out.shape)}, not (B, C): is a Flatten missing?")
+    c, w = out.argmax(1), layers[-1].weight.double()
     ahead = (out.gather(1, c[:, None]) - out).double()
     normal = torch.cdist(w[c], w, compute_mode='donot_use_mm_for_euclid_dist')  # the length of each, `(B, C)`
     distance = torch.where(ahead > 0, ahead/normal, 0)  # 0 for a class that is level, infinite for one that never gains

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from ..core.words import Baselines, Colors, Images, Patch, Picture, Steps, Target, as_mask
 from ..core.score import Score, one_look
 from ..io.files import write_whole
+from ..paths.gradient import copy_for, graph_if_needed
 from ..io.show import new_figure, as_picture, attribution_scale, color_key, draw_box, overlay, to_image
 from ..inside.atlas import atlas_steps
 from ..inside.ipna import ipna
-from ..inside.layers import conductance
+from ..inside.layers import conductance, hooks_in_words
 from ..inside.prune import PruneCurve, few_units, pruning
 from ..evaluate.traffic_light import Stage, stage
 
@@ -94,10 +95,15 @@ def layer_choices(
             for_each = isinstance(out, Tensor) and out.is_floating_point() and out.ndim > 1 and len(out) == len(inputs)
             if for_each: seen.setdefault(name, []).append(out.ndim > 2 and out.shape[2:] != (1, 1))
         return hook
+    def run(graph):
+        seen.clear()
+        calls.clear()
+        return model(copy_for(inputs, graph))
     try:
-        for name, module in model.named_modules():
-            if name: handles.append(module.register_forward_hook(hook_of(name)))
-        with torch.no_grad(): model(inputs.clone())
+        with hooks_in_words():
+            for name, module in model.named_modules():
+                if name: handles.append(module.register_forward_hook(hook_of(name)))
+        graph_if_needed(run)
     finally:
         for h in handles: h.remove()
     names = [name for name, maps in seen.items() if all(maps)] or list(seen)

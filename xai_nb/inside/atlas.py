@@ -15,12 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from threading import get_ident
 from ..core.words import BatchSize, Baselines, Call, Images, Layer, Model, Output, Patch, Progress, Region, Steps
-from ..core.words import Target, as_mask, find_layer, per_row, progress_bar
+from ..core.words import Target, as_mask, per_row, progress_bar
 from ..core.score import Score, forward_mode, attribution_method
 from ..io.files import write_whole
 from ..paths.integral import path_nodes
 from ..paths.kinks import points_at
-from .layers import At, Place, find_place, hook_layer, make_layer_jvp, plain_attention, tensors_in
+from .layers import At, Place, find_place, hook_layer, make_layer_jvp, module_of, plain_attention
+from .layers import tensors_in
 
 # %% ../../nbs/inside/04_atlas.ipynb #e5cf9fc3
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def atlas_steps(
     )->Iterator:      # Triples: what is done, what there is to do, and at the end the result, before that `None`
     "`ipna_atlas` a little at a time, to be left and taken up at will; `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines)
-    x, module = F.inputs, find_layer(model, layer)
+    x, module = F.inputs, module_of(model, layer)
     if F.known.least > 1: raise ValueError("an atlas needs a model that takes one image by itself; `ipna` does without")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating point type, not {dtype}")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['At', 'plain_attention', 'MapTolerance', 'Info', 'replace_tensors', 'tensors_in', 'hook_layer', 'Place', 'find_place',
-           'LayerTap', 'layer_jvp', 'adjoint_miss', 'find_way', 'make_layer_jvp', 'layer_integral', 'layer_question',
-           'conductance', 'is_cut']
+           'not_reached', 'hooks_in_words', 'module_of', 'LayerTap', 'layer_jvp', 'adjoint_miss', 'find_way',
+           'make_layer_jvp', 'layer_integral', 'layer_question', 'conductance', 'is_cut']
 
 # %% ../../nbs/inside/01_layers.ipynb #936442da
 import copy, operator, torch, warnings
@@ -21,6 +21,7 @@ from torch.utils.checkpoint import CheckpointError
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from ..core.words import BatchSize, Baselines, Call, Delta, Inputs, Layer, MaxSteps, Method, Model, Output
 from ..core.words import Progress, Steps, Target, find_layer
+from ..core.look import modules_in
 from ..core.score import Score, SharedContext, filled_up, forward_mode, no_fast_path, attribution_method
 from ..paths.integral import integrate, completeness_gap
 
@@ -69,10 +70,10 @@ def hook_layer(
     f,               # Called with what the layer returns or is given; what it returns takes the place of that
     ):               # A handle with `remove`
     "Have `f` called at each call of the layer; for the input with positional and named arguments, a tuple and a dict"
-    if at == 'output': return layer.register_forward_hook(lambda module, args, out: f(out))
-    if at == 'input':
+    if at not in ('output', 'input'): raise ValueError(f"at must be 'output' or 'input', not {at!r}")
+    with hooks_in_words():
+        if at == 'output': return layer.register_forward_hook(lambda module, args, out: f(out))
         return layer.register_forward_pre_hook(lambda module, *given: f(given), with_kwargs=True)
-    raise ValueError(f"at must be 'output' or 'input', not {at!r}")
 
 # %% ../../nbs/inside/01_layers.ipynb #64deeb1e
 class Place(NamedTuple):
@@ -98,7 +99,7 @@ def find_place(
     "What `call` and `at` mean in a forward pass; `ValueError` where that cannot be looked at"
     rows, calls = _probe(F, layer, at)
     n, call = len(calls), operator.index(call)
-    if not n: raise ValueError(_not_reached(F.model, layer))
+    if not n: raise ValueError(not_reached(F.model, layer))
     if not -n <= call < n: raise ValueError(f"the forward pass calls the layer {n} times; there is no call {call}")
     found = calls[call]
     place = Place(layer, at, call % n, n, tuple(t.is_floating_point() and t.shape[:1] == (rows,) for t in found), rows)
@@ -134,21 +135,58 @@ def _has_quantized(model):
     modules = model.modules() if isinstance(model, nn.Module) else []
     return any('.quantized' in type(m).__module__ for m in modules)
 
-def _not_reached(model, layer):
-    "Why no call of the layer was seen"
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    if isinstance(layer, torch.jit.ScriptModule):
-        return ("the forward pass does not reach the layer as a module: the model is traced or scripted, and "
-                "TorchScript runs without calling its layers. Give the nn.Module that it was made from")
-    if any(hasattr(m, '_orig_mod') or m._compiled_call_impl is not None for m in modules):
-        return ("the forward pass does not reach the layer as a module: the model is compiled, and runs without "
-                "calling its layers. Give the model as it was before it was compiled")
-    if isinstance(model, torch.fx.GraphModule):
-        return ("the forward pass does not reach the layer as a module: the model is exported, and runs its operations "
-                "without calling its layers. Give the nn.Module that it was made from")
+def not_reached(
+    model:Model,
+    layer:nn.Module,
+    )->str:
+    "Why no call of the layer was seen, in words"
+    modules = [m for part in modules_in(model) for m in part.modules()]
+    for m in modules:
+        why = _without_layers(m) or (_is_compiled(m) and _COMPILED)
+        if why and layer in m.modules(): return f"the forward pass does not reach the layer as a module: {why}"
+        if why and layer not in modules:
+            return f"the forward pass does not reach the layer, which is no module of this model: {why}"
     if modules and layer not in modules:
         return "the forward pass does not reach the layer, which is no module of this model"
     return "the forward pass does not reach the layer: no call of this module was seen. Choose another layer"
+
+_SCRIPT = ("the model is traced or scripted, and TorchScript runs without calling its layers. Give the nn.Module that "
+           "it was made from")
+_EXPORTED = ("the model is exported, and runs its operations without calling its layers. Give the nn.Module that it was "
+             "made from")
+_COMPILED = ("the model is compiled, and runs without calling its layers. Give the model as it was before it was "
+             "compiled")
+
+def _without_layers(m):
+    "Why the modules in a module are never called, if that is so; else `None`"
+    if isinstance(m, torch.jit.ScriptModule): return _SCRIPT
+    if isinstance(m, torch.fx.GraphModule) and not _calls_modules(m): return _EXPORTED
+
+def _calls_modules(m):
+    "Does a graph call modules, other than the guards of an export?"
+    return any(n.op == 'call_module' and not n.target.startswith('_guards') for n in m.graph.nodes)
+
+def _is_compiled(m): return hasattr(m, '_orig_mod') or m._compiled_call_impl is not None
+
+@contextmanager
+def hooks_in_words():
+    "Inside, hooks are set; `ValueError` for a scripted module, which takes none"
+    try: yield
+    except RuntimeError as e:
+        if 'not supported on ScriptModules' not in str(e): raise
+        raise ValueError("a scripted or frozen module takes no hooks. Give the nn.Module that it was made from") from e
+
+def module_of(
+    model:Model,
+    layer:Layer,
+    )->nn.Module:
+    "The module that `layer` means; `ValueError` for a name there is not, or whose module is never called"
+    part = model
+    for name in [] if isinstance(layer, nn.Module) else str(layer).split('.'):
+        why = isinstance(part, nn.Module) and _without_layers(part)
+        if why: raise ValueError(f"the forward pass does not reach the layer as a module: {why}")
+        part = getattr(part, name, None)
+    return find_layer(model, layer)
 
 # %% ../../nbs/inside/01_layers.ipynb #eca2ead2
 _AGAIN = ("gradient checkpointing (torch.utils.checkpoint) runs the layer again on the way back, where it cannot be "
@@ -501,7 +539,7 @@ def layer_question(
     "What is asked about a layer, but for the direction that the inputs move in; `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines)
     if method == 'exact': F = F.double()
-    baselines, place = F.baselines, find_place(F, find_layer(model, layer), call, at)
+    baselines, place = F.baselines, find_place(F, module_of(model, layer), call, at)
     def integral(direction):
         bar = progress and label
         units, info = layer_integral(F, place, direction, baselines, n_steps, method, bar, tol, max_steps)

@@ -14,11 +14,12 @@ from numbers import Real
 from threading import get_ident
 from typing import Annotated, NamedTuple
 from ..core.words import BatchSize, Baselines, Call, Inputs, Layer, Method, Output, Percent, Progress, Region
-from ..core.words import Scores, Steps, Target, as_mask, find_layer, progress_bar
+from ..core.words import Scores, Steps, Target, as_mask, progress_bar
 from ..core.look import same_answer
 from ..core.score import Score, image_rows, no_fast_path, attribution_method, check_deterministic
 from ..paths.ig import integrated_gradients
-from .layers import At, hook_layer, replace_tensors, tensors_in
+from ..paths.gradient import copy_for, graph_if_needed
+from .layers import At, hook_layer, hooks_in_words, module_of, not_reached, replace_tensors, tensors_in
 
 # %% ../../nbs/inside/03_prune.ipynb #311964d9
 OnlyPositive = Annotated[bool, "stop at the last score above 0?"]
@@ -155,18 +156,22 @@ def pruning(
     only_positive:OnlyPositive=True,
 )->Iterator: # A context manager; its `said` is what `prune` would warn of, its `positive` the share of scores above 0
     "As `prune`, without warnings"
-    layer, pruned = find_layer(model, layer), _Pruned(scores, percent, call, at, only_positive)
+    layer = module_of(model, layer)
+    pruned = _Pruned(layer, scores, percent, call, at, only_positive)
     if not isinstance(model, torch.nn.Module):
         raise ValueError("prune needs the nn.Module itself, not a function around it")
     if hasattr(model, '_orig_mod'):
         raise ValueError("prune cannot look into a compiled model: give the model before torch.compile")
     check_deterministic(model)
-    handles = [model.register_forward_pre_hook(pruned.start, with_kwargs=True),
-               hook_layer(layer, at, pruned),
-               model.register_forward_hook(pruned.done, always_call=True)]
-    if at == 'input': handles.append(layer.register_forward_hook(pruned.check_unchanged))
-    else: handles.append(layer.register_forward_pre_hook(pruned.note, with_kwargs=True))
-    try: yield pruned
+    handles = []
+    try:
+        with hooks_in_words():
+            handles.append(model.register_forward_pre_hook(pruned.start, with_kwargs=True))
+            handles.append(hook_layer(layer, at, pruned))
+            handles.append(model.register_forward_hook(pruned.done, always_call=True))
+            if at == 'input': handles.append(layer.register_forward_hook(pruned.check_unchanged))
+            else: handles.append(layer.register_forward_pre_hook(pruned.note, with_kwargs=True))
+        yield pruned
     finally:
         for h in handles: h.remove()
 
@@ -194,12 +199,14 @@ def _write(t, values):
 
 class _Pruned:
     "The hooks of `prune`: before and after the model, to count the layer's calls, and at the layer"
-    def __init__(self, scores, percent, call, at, only_positive):
+    def __init__(self, layer, scores, percent, call, at, only_positive):
         n_units(1, percent)                                                     # is it a share?
         several = isinstance(scores, (tuple, list)) and any(isinstance(s, torch.Tensor) for s in scores)
         parts = scores if several else [scores]
         self.scores = [None if s is None else torch.as_tensor(s).detach() for s in parts]
-        self.percent, self.call, self.at, self.only_positive = percent, operator.index(call), at, only_positive
+        self.layer, self.call, self.at = layer, operator.index(call), at
+        self.percent, self.only_positive = percent, only_positive
+        self.graph = None                                                       # does the model need one?
         self.thread, self.calls, self.count = get_ident(), None, 0              # in a forward pass; so far in this one
         self.inside, self.used, self.given = False, False, []
         self.spoilt, self.taken = None, []
@@ -213,21 +220,24 @@ class _Pruned:
         if self.elsewhere() or _counting.get(): return
         if self.calls is None:
             out = self.apart(model, args, kwargs)
-            self.calls = self.count_calls()
+            self.calls = self.count_calls(model)
             if self.at == 'output' and self.percent: self.check_one_name(model, args, kwargs, out)
         self.count, self.inside = 0, True
 
     def apart(self, model, args, kwargs):
         "A forward pass of copies that prunes nothing: what the model returns"
-        copy, token = lambda a: a.clone() if isinstance(a, torch.Tensor) else a, _counting.set(self)
-        self.count = 0
+        def run(graph):
+            self.count = 0
+            return model(*(copy_for(a, graph) for a in args), **{k: copy_for(v, graph) for k, v in kwargs.items()})
+        token = _counting.set(self)
         try:
-            with torch.no_grad(), no_fast_path:
-                return model(*map(copy, args), **{k: copy(v) for k, v in kwargs.items()})
+            with no_fast_path: out, self.graph = graph_if_needed(run, self.graph)
         finally: _counting.reset(token)
+        return out
 
-    def count_calls(self):
+    def count_calls(self, model):
         "How often a forward pass calls the layer"
+        if not self.count: raise ValueError(not_reached(model, self.layer))
         if not -self.count <= self.call < self.count:
             raise ValueError(f"a forward pass calls the layer {self.count} times; there is no call {self.call}")
         return self.count
@@ -268,6 +278,7 @@ class _Pruned:
     def done(self, model, args, out):
         if self.elsewhere() or _counting.get(): return
         self.inside = False
+        if out is None: return                                                  # the forward pass has failed
         if self.calls not in (None, self.count) and self.call < 0:
             raise ValueError(f"the layer was called {self.count} times, and {self.calls} times in the first pass: "
                              "count `call` from 0")

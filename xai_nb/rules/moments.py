@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ..core.words import Progress, check_finite, per_row, progress_bar
 from ..core.score import check_deterministic, own_grad_mode
 from ..io.files import write_whole
+from ..paths.gradient import copy_for, graph_if_needed
 from ..paths.kinks import call_name
 from .relu import check_eager
 
@@ -361,9 +362,14 @@ def float32_products(
     finally:
         for p, v in zip(places, was): setattr(p, name, v)
 
-def _batch_norms(model, x, kind):
-    "A first look at one picture: by layer, what the batch norm behind it multiplies by, and for `'relu'` what it adds"
-    with AffineCalls(model, lambda c: with_bias(c.f(c.w), c.bias, c.w)) as seen: model(x)
+def _first_look(model, x, graph):
+    "The calls of the layers, answered as the model would"
+    with AffineCalls(model, lambda c: with_bias(c.f(c.w), c.bias, c.w)) as seen: model(copy_for(x, graph))
+    return seen
+
+def _batch_norms(model, x, kind, graph):
+    "Of one picture: by layer, what the batch norm behind it multiplies by, and for `'relu'` what it adds"
+    seen = _first_look(model, x, graph)
     seen.one_pattern_each()
     return seen.scales, seen.one_shift_each() if kind == 'relu' else {}
 
@@ -395,12 +401,14 @@ def fit_moments(
     n = len(loader) if hasattr(loader, '__len__') else None
     if n is not None and m.batches > n:
         raise ValueError(f"{file} holds {m.batches} batches, and the loader has {n}: other data?")
-    shifts = None # by layer: what its batch norm adds, as soon as a picture was seen
+    shifts = graph = None # of each layer, by its batch norm; does the model need a graph? Known after a first picture
     def call(c):
         scale = m.scales.get(c.layer)
         y, new = batch_moments(c.f, c.w, scale, kind, _added(c, scale, shifts.get(c.layer)))
         m.add(c.layer, new)
-        return with_bias(y, c.bias, c.w)
+        return with_bias(c.f(c.w) if graph else y, c.bias, c.w)
+    def run(graph):
+        with AffineCalls(model, call): model(copy_for(x, graph))
     saved = time.monotonic()
     with progress_bar(progress and 'moments', n, 'batch') as bar, _full_precision(device.type):
         for k, batch in enumerate(loader):
@@ -408,9 +416,9 @@ def fit_moments(
             if k < m.batches: continue
             x = _batch(batch, model)
             if shifts is None:
-                scales, shifts = _batch_norms(model, x[:1], kind)
+                (scales, shifts), graph = graph_if_needed(lambda graph: _batch_norms(model, x[:1], kind, graph))
                 m.scales.update(scales)
-            with AffineCalls(model, call): model(x)
+            graph_if_needed(run, graph)
             m.batches += 1
             if file is None or time.monotonic() - saved < SAVE_EVERY: continue
             m.save(file)
@@ -430,6 +438,7 @@ def _patches(c, most, generator):
     groups = c.options.get('groups', 1)
     return patches[:, :, chosen].movedim(1, 2).reshape(-1, groups, patches.shape[1]//groups)
 
+@own_grad_mode
 @torch.no_grad()
 def sample_patches(
     model:Network,
@@ -440,12 +449,16 @@ def sample_patches(
     "Random patches from the input of every linear layer and 2d convolution; 1d, 3d, `padding='same'` are left out"
     check_eager(model)
     check_deterministic(model)
-    found = {}
+    found, graph = {}, None # does the model need a graph?
     def call(c):
         patches = _patches(c, per_image, generator)
-        if patches is not None: found.setdefault(c.layer, []).append(patches.double().cpu())
+        if patches is not None: found.setdefault(c.layer, []).append(patches.detach().double().cpu())
         return with_bias(c.f(c.w), c.bias, c.w)
+    def run(graph):
+        with AffineCalls(model, call): model(copy_for(x, graph))
     for batch in loader:
-        with AffineCalls(model, call): model(_batch(batch, model))
+        x = _batch(batch, model)
+        if graph is None: graph = graph_if_needed(lambda graph: _first_look(model, x, graph))[1]
+        graph_if_needed(run, graph)
     def shuffled(t): return t[torch.randperm(len(t), generator=generator)]
     return {n: shuffled(torch.cat(parts)) for n, parts in found.items()}
