@@ -203,11 +203,8 @@ def smooth_grad_ig(
     n_steps:Steps=50, method:Method=None, **kwargs
     )->Tensor|tuple: # Shaped like `inputs`, in units of the score; with the error a pair
     "The mean of Integrated Gradients under noise (Smilkov et al. 2017, section 3.2.2); `ValueError` for bad input"
-    starts_known = False
     def maps(F, noisy, m):                                                     # one at a time: a path has many points
-        nonlocal starts_known
-        if not starts_known: check_finite(F.at(as_baselines(baselines, F.inputs)), 'the score at the baseline')
-        starts_known = True
+        check_finite(F.at(as_baselines(baselines, F.inputs)), 'the score at the baseline')
         options = dict(output=F.output, n_steps=n_steps, method=method, internal_batch_size=F.chunk.rows)
         return [integrated_gradients(model, noisy(), F.target, baselines, **options)]
     return _under_noise('SmoothGrad-IG', maps, RunningMean(), model, inputs, target, **kwargs)
