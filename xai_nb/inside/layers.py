@@ -106,6 +106,9 @@ def find_place(
     if not found:
         raise ValueError(f"the layer {place.says} no tensor of floating point numbers: choose another layer")
     if any(t.is_quantized for t in found): raise ValueError(f"what the layer {place.says} is quantized: {_QUANTIZED}")
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in found):
+        raise ValueError("the layer runs inside of torch.func.vmap or the like, where it sees "
+                         "only a part of the batch: choose another layer")
     if not any(place.per_image):
         raise ValueError(f"for {rows} image(s) the layer {place.says} shape {tuple(found[0].shape)}: "
                          "the batch must come first. Choose another layer")

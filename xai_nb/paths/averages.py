@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.words import Baselines, BatchSize, Generator, Inputs, Method, Model, Output, Progress, Samples
 from ..core.words import StdError, Steps, Target, as_baselines, as_inputs, check_finite, per_row, progress_bar
 from ..core.words import whole_number
-from ..core.score import Score, attribution_method
+from ..core.score import Score, attribution_method, filled_up
 from .gradient import gradients
 from .ig import _ig, integrated_gradients
 
@@ -204,6 +204,7 @@ def smooth_grad_ig(
     )->Tensor|tuple: # Shaped like `inputs`, in units of the score; with the error a pair
     "The mean of Integrated Gradients under noise (Smilkov et al. 2017, section 3.2.2); `ValueError` for bad input"
     def maps(F, noisy, m):                                                     # one at a time: a path has many points
+        check_finite(F.at(as_baselines(baselines, F.inputs)), 'the score at the baseline')
         options = dict(output=F.output, n_steps=n_steps, method=method, internal_batch_size=F.chunk.rows)
         return [integrated_gradients(model, noisy(), F.target, baselines, **options)]
     return _under_noise('SmoothGrad-IG', maps, RunningMean(), model, inputs, target, **kwargs)
@@ -232,10 +233,26 @@ def distributional_ig(
     least = 1 + return_std_error
     if isinstance(K, bool) or not isinstance(K, int) or K < least:
         raise ValueError(f"{least} or more baselines are needed, not {K!r} (n_baselines)")
-    def sample(k, m): return [_ig(F, as_baselines(draw(k), F.inputs), method=method, gap=False, **kwargs)[0]]
+    def sample(k, m):
+        b = as_baselines(draw(k), F.inputs)
+        check_finite(F.at(b), f'the score at baseline {k}')
+        return [_ig(F, b, method=method, gap=False, **kwargs)[0]]
     return mean_of(sample, K, 1, inputs, return_std_error, progress and 'distributional IG')
 
 # %% ../../nbs/paths/05_averages.ipynb #0c41e722
+class _StartCheck:
+    "At the baselines that are drawn the score must be finite for the class of each image; each is asked for once"
+    def __init__(self, F, D): self.F, self.D, self.known = F, D, set()
+
+    @torch.no_grad()
+    def __call__(self, which):
+        F, new = self.F, sorted({*which.tolist()} - self.known)
+        self.known.update(new)
+        if not new: return
+        out = F.logits(self.D[new], F.rows[:1].expand(len(new)))
+        for k, row in zip(new, out.split(1)):
+            check_finite(F.pick(filled_up(row, len(F.rows)), F.rows), f'the score at baseline {k}')
+
 @attribution_method
 def expected_gradients(
     model:Model, inputs:Inputs, target:Target=None,
@@ -254,14 +271,15 @@ def expected_gradients(
                          f"{tuple(inputs.shape[1:])}")
     D, B = baselines.detach().to(F.inputs), len(F.rows)
     check_finite(D, 'baselines')
-    drawn = dict(generator=generator, device=generator.device)
+    check_start, drawn = _StartCheck(F, D), dict(generator=generator, device=generator.device)
     def pair():
         "A baseline and a place on the path from it, for each image"
         which = torch.randint(len(D), (B,), **drawn).to(D.device)
-        return D[which], torch.rand(B, dtype=torch.float32, **drawn).to(D)
+        return which, torch.rand(B, dtype=torch.float32, **drawn).to(D)
     def sample(k, m):
-        b, alphas = (torch.cat(t) for t in zip(*(pair() for _ in range(m))))
-        x = F.inputs.repeat(m, *[1]*(F.inputs.ndim - 1))
+        which, alphas = (torch.cat(t) for t in zip(*(pair() for _ in range(m))))
+        check_start(which)
+        b, x = D[which], F.inputs.repeat(m, *[1]*(F.inputs.ndim - 1))
         z = b + per_row(alphas, x)*(x - b)
         return ((x - b)*gradients(F, z, F.rows.repeat(m))).unflatten(0, (m, B))
     at_once = max(1, F.chunk.rows//B)

@@ -14,25 +14,26 @@ from torch.utils.checkpoint import CheckpointError
 from ..core.words import Baselines, BatchSize, Delta, Inputs, MaxSteps, Method, Model, Output, Progress
 from ..core.words import Steps, Target, Tolerance
 from ..core.score import Score, grad_of, attribution_method
-from .gradient import ScoreF
+from .gradient import Origins, ScoreF
 from .integral import completeness_gap, integrate
 
 # %% ../../nbs/paths/02_ig.ipynb #218f1339
 def _ig(F, baselines, n_steps=50, method=None, progress=False, tol=None, max_steps=None, gap=False):
     "IG of a score for one baseline for each image: attributions and `PathInfo`, with `completeness_gap` for a `gap`"
-    d, entry = F.inputs - baselines, find_first_affine(F)
+    d, entry = F.inputs - baselines, find_first_affine(F, baselines)
     def gradient(z, rows):
-        if entry is None: return grad_of(F(z.requires_grad_(), rows), z)
+        z.requires_grad_()
+        if entry is None: return grad_of(F(z, rows), z)
         with entry.stop(): f = F(z, rows)
-        return grad_of(f, entry.y)
+        return entry.gradient(f, z)
     def finish(sums, rows):
         if entry is not None: sums = entry.back(F.inputs[rows], sums)
         return d[rows]*sums
     def whole(): return integrate(gradient, F, baselines, n_steps, method, progress, finish, tol, max_steps)
     try: total, info = whole()
-    except CheckpointError:
+    except (CheckpointError, _OtherWay):                                    # a checkpoint runs the layer again
         if entry is None: raise
-        entry = None                                                        # it stands in a part that runs again
+        entry = None
         total, info = whole()
     if not gap and method != 'exact': return total, info
     delta = completeness_gap(total, F, baselines)
@@ -44,7 +45,8 @@ def _check_exact(F, total, delta):
     size = F.value.abs() + total.flatten(1).abs().sum(1)
     if (delta.abs() > 1e-8*size + 1e-12).any():
         raise ValueError(f"method='exact' does not add up for this model (gap {delta.abs().max():.1e}): "
-                         "it branches on its values in a way that cannot be seen")
+                         "it branches on its values in a way that cannot be seen, or its gradient is not that of its "
+                         "values (a part in torch.no_grad(), a hook that changes gradients)")
 
 # %% ../../nbs/paths/02_ig.ipynb #cc1b96cc
 @attribution_method
@@ -73,25 +75,51 @@ def integrated_gradients(
     return (attributions, *more) if more else attributions
 
 # %% ../../nbs/paths/02_ig.ipynb #546d009c
+class _OtherWay(Exception): "At some point of the path the inputs enter the model by another way"
+
+def _is_plain_pass(thread):
+    "Is it this thread that runs, and not inside `torch.func.vmap` or the like, where a tensor cannot become a leaf?"
+    return get_ident() == thread and torch._C._functorch.peek_interpreter_stack() is None
+
 class FirstAffine:
     "The affine layer that the inputs enter the model by, where it is the only way in: the backward pass may stop there"
     def __init__(self,
         layer:nn.Module, # Linear or a convolution
     ):
-        self.layer, self.thread, self.y, self.calls = layer, get_ident(), None, 0
+        self.layer, self.thread = layer, get_ident()
+        self.calls, self.args, self.weight, self.y = 0, (), None, None
 
     def __call__(self, module, args, out):
         "A forward hook: the model goes on from a leaf, `y`"
-        if get_ident() != self.thread: return                               # somebody else's forward pass
-        self.calls, self.args, self.y = self.calls + 1, args, out.detach().requires_grad_()
+        if not _is_plain_pass(self.thread): return
+        self.calls, self.args, self.weight = self.calls + 1, args, module.weight
+        self.y = out.detach().requires_grad_()
         return self.y.clone()                                               # an in-place ReLU may write into this one
 
     @contextmanager
     def stop(self):
         "Inside, a forward pass of the model has its graph from `y` on only"
+        self.calls, self.args, self.weight, self.y = 0, (), None, None
         handle = self.layer.register_forward_hook(self)
         try: yield self
         finally: handle.remove()
+
+    def gradient(self,
+        f:Tensor,  # Scores, `(n,)`, of a pass inside `stop`
+        z:Tensor,  # The points that they belong to, `(n, …)`, with `requires_grad`
+        )->Tensor: # $\partial f/\partial y$, `(n, …)`
+        "From the scores to the output of the layer; `_OtherWay` where the points did not enter there, or not only"
+        if not (self.enters_by(z) and f.requires_grad): raise _OtherWay
+        g, beside = torch.autograd.grad(f.sum(), (self.y, z), allow_unused=True)
+        if g is None or beside is not None: raise _OtherWay
+        return g
+
+    def enters_by(self,
+        z:Tensor, # The points that a `Score` was asked for
+        )->bool:
+        "Did the layer run once, on the points themselves, with its own weights? A hook may change their gradient"
+        on_points = self.calls == 1 and len(self.args) == 1 and _is_clone_of(self.args[0], z)
+        return on_points and self.weight is self.layer.weight and not self.args[0]._backward_hooks
 
     def back(self,
         x:Tensor,    # Inputs of the layer, `(n, …)`; their values do not matter
@@ -104,16 +132,25 @@ class FirstAffine:
 # %% ../../nbs/paths/02_ig.ipynb #b514e552
 _AFFINE = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
+_CALLS = 'forward', '_conv_forward', '_call_impl', '_compiled_call_impl'
+
+def _is_plain(layer):
+    "Has the layer no hooks, and no call of its own in place of its class's?"
+    return not any(getattr(layer, h) for h in _HOOKS) and not any(c in vars(layer) for c in _CALLS)
+
+def _are_global_hooks():
+    "Are there hooks on all modules?"
+    return any(getattr(nn.modules.module, f'_global{h}') for h in _HOOKS)
 
 def _first_reached(F, z):
     "The score at `z`, and the `FirstAffine` of the first affine layer that runs; `None` where none does"
     me, entry = get_ident(), None
     def first(module, args, out):
         nonlocal entry
-        if entry is None and get_ident() == me: entry = FirstAffine(module)
+        if entry is None and _is_plain_pass(me): entry = FirstAffine(module)
         if entry is not None and module is entry.layer: return entry(module, args, out)
     affine = [m for m in F.model.modules() if type(m) in _AFFINE]
-    handles = [m.register_forward_hook(first) for m in affine if not any(getattr(m, h) for h in _HOOKS)]
+    handles = [m.register_forward_hook(first) for m in affine if _is_plain(m)]
     try: f = F(z, F.rows[:1])
     finally:
         for h in handles: h.remove()
@@ -135,21 +172,26 @@ def _leaves(f):
             todo += [n for n, _ in node.next_functions]
     return [n.variable for n in seen if hasattr(n, 'variable')]
 
-def _is_affine(entry):
-    "Does the layer compute what its class does? Somebody may have put another `forward` in its place"
+def _is_affine(entry, size):
+    """Does the layer compute what its class does, at inputs of this size? Somebody may have put another `forward` into
+    the class, or another function in place of torch's"""
     x = entry.args[0].detach()
     k = torch.arange(x.numel(), dtype=x.dtype, device=x.device).reshape(x.shape)
-    u, v = k.sin(), (3*k).cos()
+    u, v = size*k.sin(), size*(3*k).cos()
     with torch.no_grad(): y = entry.layer.forward(torch.cat([u + v, u, v, 0*x]))
-    miss = y[0] - y[1] - y[2] + y[3]
-    return bool(miss.abs().max() <= 1e-3*y.abs().max())
+    miss, change = y[0] - y[1] - y[2] + y[3], y - y[3]                      # without the bias, which may be large
+    return bool(miss.abs().max() <= 1e-3*change.abs().max())
 
-def find_first_affine(F:ScoreF)->FirstAffine|None:
+def find_first_affine(
+    F:ScoreF,
+    baselines:Origins=None, # Where the paths begin; `None`: those of the score, or else no others than the inputs
+    )->FirstAffine|None:
     "The `FirstAffine` of the score's model, or `None` where there is none"
     if not isinstance(F.model, nn.Module) or F.inputs.dtype not in (torch.float32, torch.float64): return None
+    if _are_global_hooks(): return None
     z = F.inputs[:1].detach().clone().requires_grad_()
     f, entry = _first_reached(F, z)
-    if entry is None or entry.calls != 1: return None                       # no such layer, or it runs more than once
-    if not entry.args or not _is_clone_of(entry.args[0], z): return None    # it gets something else than the inputs
+    if entry is None or not entry.enters_by(z): return None                 # no such layer; twice; something else
     if any(t is z for t in _leaves(f)): return None                         # there is another way in
-    return entry if _is_affine(entry) else None
+    ends = [t for t in (F.inputs, F.baselines if baselines is None else baselines) if t is not None]
+    return entry if _is_affine(entry, max(t.abs().max().item() for t in ends)) else None

@@ -364,4 +364,5 @@ def _check_climb(F, baselines, climb):
     if (miss.abs() > 1e-8*(F.value.abs() + climb.abs() + 1)).any():
         raise ValueError(f"method='exact' missed kinks: the pieces climb by {climb.tolist()}, the scores by "
                          f"{(climb - miss).tolist()}. The model branches on its values (x*(x > 0), say), "
-                         "bends where it writes into a part of a tensor in place, or computes in a lower precision")
+                         "bends where it writes into a part of a tensor in place, cuts its gradient (detach()), or "
+                         "computes in a lower precision")
