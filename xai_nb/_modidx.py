@@ -888,6 +888,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'xai_nb.core.score._check_norm': ('core/score.html#_check_norm', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score._doubled': ('core/score.html#_doubled', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score._is_recurrent': ('core/score.html#_is_recurrent', 'xai_nb/core/score.py'),
+                                   'xai_nb.core.score._keeps_precision': ('core/score.html#_keeps_precision', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score._layout_of': ('core/score.html#_layout_of', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score._no_fast_path': ('core/score.html#_no_fast_path', 'xai_nb/core/score.py'),
                                    'xai_nb.core.score._of_rows': ('core/score.html#_of_rows', 'xai_nb/core/score.py'),

@@ -113,8 +113,8 @@ def _copy(model):
     try: return copy.deepcopy(model)
     except RuntimeError as e:
         if 'deepcopy protocol' not in str(e): raise
-        raise ValueError("the model cannot be copied, since it keeps a tensor with a graph: what a layer returned, if a "
-                         "hook or the model keeps that (clear it), or the weight that the old "
+        raise ValueError("the model cannot be copied, since it keeps a tensor with a graph: what a layer returned, if "
+                         "a hook or the model keeps that (clear it), or the weight that the old "
                          "torch.nn.utils.weight_norm makes (take the one in torch.nn.utils.parametrizations)") from e
 
 def _in_float32(model):

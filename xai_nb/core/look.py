@@ -148,7 +148,8 @@ def _same_gradient(a, b):
     return bool((a - b).abs().sum() <= .05*torch.maximum(a.abs().sum(), b.abs().sum()))
 
 # %% ../../nbs/core/02_look.ipynb #57a8d427
-_REFUSALS = RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError  # of too many rows, or too few
+# What a model raises for rows that are too many, or too few
+_REFUSALS = RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError
 
 def _ask(F, z, then=None):
     "Ask about `z`, rows of image 0, with a gradient; `then` gets the answer to the first one before there is a score"

@@ -354,7 +354,7 @@ class Score:
         if self.inputs.dtype == torch.float64: return self
         if not isinstance(self.model, nn.Module):
             raise ValueError("this needs float64: give the model as an nn.Module, or a model that takes float64 inputs")
-        if any(isinstance(m, torch.jit.ScriptModule) or '.quantized' in type(m).__module__ for m in self.model.modules()):
+        if any(map(_keeps_precision, self.model.modules())):
             raise ValueError("this needs float64, and a traced, scripted or quantized model keeps its precision: "
                              "give the model that it was made from")
         state = _doubled(self.model)
@@ -451,12 +451,15 @@ def _of_rows(out, rows, numbers=False):
     what = type(out).__name__ if shape is None else f'shape {shape}'
     raise HeadError(f"output and target must leave one number per image, not {what} for {len(rows)}. {WAY_OUT}")
 
+def _keeps_precision(m): return isinstance(m, torch.jit.ScriptModule) or '.quantized' in type(m).__module__
+
 def _doubled(model):
     "The parameters and buffers of each module by name, in float64; a module that has two names is named once"
     wide = {}                                                                # a tensor of two modules stays one
     def widened(t): return wide.setdefault(id(t), t.double() if t.is_floating_point() else t)
+    def full_name(prefix, n): return f'{prefix}.{n}' if prefix else n
     own = [(prefix, {**m._parameters, **m._buffers}) for prefix, m in model.named_modules()]
-    return {'.'.join(filter(None, (prefix, n))): widened(t) for prefix, ts in own for n, t in ts.items() if t is not None}
+    return {full_name(prefix, n): widened(t) for prefix, ts in own for n, t in ts.items() if t is not None}
 
 def grad_of(
     f:torch.Tensor,    # Scores, `(n,)`

@@ -155,8 +155,8 @@ def not_reached(
 
 _SCRIPT = ("the model is traced or scripted, and TorchScript runs without calling its layers. Give the nn.Module that "
            "it was made from")
-_EXPORTED = ("the model is exported, and runs its operations without calling its layers. Give the nn.Module that it was "
-             "made from")
+_EXPORTED = ("the model is exported, and runs its operations without calling its layers. Give the nn.Module that it "
+             "was made from")
 _COMPILED = ("the model is compiled, and runs without calling its layers. Give the model as it was before it was "
              "compiled")
 
