@@ -78,8 +78,9 @@ def training_attributions(
     k:int=1,             # Draws, for expected gradients; all go through the model at once, so memory grows with them
     references=None,     # Where $x'$ is drawn from, `(N, …)`; by default the batch
     )->tuple:            # $A$, shaped like `x`, and the output, both with their graph
-    """Attributions that can be trained through, from the forward pass that the loss needs anyway. Whether the model
-    is homogeneous is not checked here, but by `Prior`; `ValueError` for a bad `by` or `k`"""
+    """Attributions that can be trained through, from the forward pass that the loss needs anyway (expected
+    gradients: from one more for each draw). Whether the model is homogeneous is not checked here, but by `Prior`;
+    `ValueError` for a bad `by` or `k`"""
     _check_by(by, k)
     x = x.detach().requires_grad_()
     out = _run(model, x)
@@ -160,14 +161,14 @@ def gini(
 
 def sparsity(
     a:Tensor,  # Attributions, `(B, …)`
-    )->Tensor: # From -1 (one feature for all) to 0
+    )->Tensor: # From 1/n - 1 (one feature of n for all) to 0
     "Minus the Gini coefficient of the mean size of each feature's attribution (Erion et al. 2021)"
     return -gini(a.abs().mean(0))
 
 def total_variation(
     a:Tensor,  # Attributions, `(B, C, H, W)`
     )->Tensor: # In units of the attributions
-    "The mean difference between neighbours, down and to the right; `ValueError` for what is no image"
+    "The mean difference to the neighbour below plus that to the right; `ValueError` for what is no image"
     if a.ndim != 4 or min(a.shape[2:]) < 2:
         raise ValueError(f"total_variation needs maps (B, C, H, W) of 2 x 2 pixels or more, not {tuple(a.shape)}")
     return (a[..., 1:, :] - a[..., :-1, :]).abs().mean() + (a[..., 1:] - a[..., :-1]).abs().mean()

@@ -357,7 +357,7 @@ def deep_lift(
     internal_batch_size:BatchSize=None,
     return_convergence_delta:Delta=False,
     ): # Shaped like `inputs`, in units of the score; with the gap: a pair
-    """DeepLIFT, rescale rule (Shrikumar et al. 2017, eqs. 1-3 and section 3.5.1);
+    """DeepLIFT, rescale rule (Shrikumar et al. 2017, eqs. 1-3 and sections 3.5.1 and 3.5.2);
     `ValueError` for bad input and operations without a rule"""
     check_eager(model)
     others = rules_in_force()
