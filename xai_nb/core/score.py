@@ -18,8 +18,8 @@ from threading import Lock, RLock
 from torch import nn
 from .words import Baselines, BatchSize, Check, Inputs, Model, Output, Target, as_inputs, as_target
 from .words import check_finite, as_baselines, whole_number
-from .look import Findings, HeadError, Said, is_random, look, may_be_fast, modules_in, same_score
-from .look import COUPLED, WAY_OUT
+from .look import Findings, _HeadError, _Said, _is_random, look, _may_be_fast, modules_in, _same_score
+from .look import _COUPLED, _WAY_OUT
 
 # %% ../../nbs/core/01_score.ipynb #4eb55410
 def own_grad_mode(
@@ -98,7 +98,7 @@ def check_deterministic(model:Model):
     for name, m in model.named_modules() if isinstance(model, nn.Module) else ():
         where = f'{type(m).__name__} `{name}`'
         if isinstance(m, nn.modules.batchnorm._NormBase): _check_norm(m, where)
-        if getattr(m, 'training', False) and is_random(m):
+        if getattr(m, 'training', False) and _is_random(m):
             raise ValueError(f"{where} is active and makes the score random: call model.eval() first")
 
 def _check_norm(m, where):
@@ -229,7 +229,7 @@ class Score:
         self.layout = _layout_of(inputs)
         self.kernels = _no_cudnn if inputs.is_cuda and _is_recurrent(model) else nullcontext()
         check = check and not _unchecked.get() and known is None
-        self.known = known or (self._look(target) if check else Findings(fast=may_be_fast(inputs)))
+        self.known = known or (self._look(target) if check else Findings(fast=_may_be_fast(inputs)))
         if self.known.most: self.chunk.rows = min(self.chunk.rows, self.known.most)
         self.value, self.visited = self._layout(inputs, lambda: self._first_pass(target, visit)) # F(x), `(B,)`
         check_finite(self.value, 'the score')
@@ -280,7 +280,7 @@ class Score:
                 out = self.run_plain(x, rows)
                 self._fix_target(target, out.detach(), i, j)
                 f = self.pick(out, rows)
-                if not i: self._check_chunk(Said(out.detach(), f.detach(), None))
+                if not i: self._check_chunk(_Said(out.detach(), f.detach(), None))
             return f.detach(), visit(f, x, out) if visit else None
         values, visited = zip(*self.chunk.run(chunk, len(self.rows)))
         return torch.cat(values), list(visited)
@@ -293,11 +293,11 @@ class Score:
         self._check_row(said, 0, alone)
         if not last: return
         out = self.run_plain(self.laid_out(self.inputs[last:last + 1]), self.rows[last:last + 1])
-        self._check_row(said, last, Said(out, self.pick(out, self.rows[last:last + 1]), None))
+        self._check_row(said, last, _Said(out, self.pick(out, self.rows[last:last + 1]), None))
 
     def _check_row(self, said, i, alone):
-        if same_score(self, Said(said.out[:i + 1], said.f[:i + 1], None), alone): return
-        raise ValueError(f"the score of image {i} depends on the other images of the batch, {COUPLED}. {WAY_OUT}")
+        if _same_score(self, _Said(said.out[:i + 1], said.f[:i + 1], None), alone): return
+        raise ValueError(f"the score of image {i} depends on the other images of the batch, {_COUPLED}. {_WAY_OUT}")
 
     @torch.no_grad()
     def _fix_target(self, target, out, i, j):
@@ -392,7 +392,10 @@ class Score:
             raise ValueError(f"the model returns shape {tuple(out.shape)} for a batch of {len(z)}")
         return out[:n] if len(z) > n else out
 
-    def run_plain(self, z, rows):
+    def run_plain(self,
+        z:torch.Tensor,    # Points, `(n, …)`
+        rows:torch.Tensor, # The image of each, `(n,)`
+        )->torch.Tensor:   # `(n, C)`, or `(n,)`
         "`run`, where nobody watches a layer: if that fails without a graph, then with one, and so from then on"
         try: return self.run(z, rows)
         except torch.OutOfMemoryError: raise
@@ -445,11 +448,11 @@ class Score:
         return self.pick(self.run(z, rows), rows)
 
 def _of_rows(out, rows, numbers=False):
-    "`out` if it is a tensor with a row for each of `rows`, or a number; else a `HeadError`"
+    "`out` if it is a tensor with a row for each of `rows`, or a number; else a `_HeadError`"
     shape = tuple(out.shape) if isinstance(out, torch.Tensor) else None
     if shape and shape[0] == len(rows) and (len(shape) == 1 or not numbers): return out
     what = type(out).__name__ if shape is None else f'shape {shape}'
-    raise HeadError(f"output and target must leave one number per image, not {what} for {len(rows)}. {WAY_OUT}")
+    raise _HeadError(f"output and target must leave one number per image, not {what} for {len(rows)}. {_WAY_OUT}")
 
 def _keeps_precision(m): return isinstance(m, torch.jit.ScriptModule) or '.quantized' in type(m).__module__
 

@@ -140,7 +140,7 @@ def _has_quantized(model):
 
 def not_reached(
     model:Model,
-    layer:nn.Module,
+    layer:nn.Module, # Of which no call was seen
     )->str:
     "Why no call of the layer was seen, in words"
     modules = [m for part in modules_in(model) for m in part.modules()]

@@ -392,6 +392,8 @@ def fit_moments(
     """The moments of every linear layer and convolution, over a data set; `ValueError` for a model that cannot be
     watched. To go on from a `file` the loader has to give the same batches in the same order again; a file cannot
     tell other data of the same length"""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"moments and patterns belong to the weights of an nn.Module, not to a {type(model).__name__}")
     check_eager(model)
     check_deterministic(model)
     m = Moments(model, kind)
