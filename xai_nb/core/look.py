@@ -203,8 +203,8 @@ def _missing_dimensions(F):
         if not isinstance(out, Tensor) or out.ndim == 1 or out.ndim and len(out) == 1: return shape
     return ''
 
-_COUPLED = ("or on its place among them: there are statistics over the batch (dynamic quantization takes them, too), or "
-           "something is held for each image")
+_COUPLED = ("or on its place among them: there are statistics over the batch (dynamic quantization takes them, too), "
+            "or something is held for each image")
 _WAY_OUT = ("What it holds for each image (a mask, labels, a second input) it must index with "
             "`xai_nb.core.score.image_rows()`, which says whose rows they are")
 
