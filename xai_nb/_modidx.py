@@ -1480,6 +1480,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'xai_nb.inside.layers._rests': ('inside/layers.html#_rests', 'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._run_back': ('inside/layers.html#_run_back', 'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._size': ('inside/layers.html#_size', 'xai_nb/inside/layers.py'),
+                                      'xai_nb.inside.layers._way_along': ('inside/layers.html#_way_along', 'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._with_items': ('inside/layers.html#_with_items', 'xai_nb/inside/layers.py'),
                                       'xai_nb.inside.layers._without_layers': ( 'inside/layers.html#_without_layers',
                                                                                 'xai_nb/inside/layers.py'),

@@ -476,11 +476,21 @@ def _check_fixed(F, tap, rows):
                      "before the layer is something like detach(), rounding, quantized numbers or NumPy. "
                      "Choose a layer before that")
 
+_PLACES = 1., .5, .02 # of the path, at which a way is tested: what is closed at one may be open at another
+
+def _way_along(F, place, rows, ways=(True, False)):
+    "The first way that passes at the image, in the middle and near the baseline, for the first few images"
+    b = torch.zeros_like(F.inputs) if F.baselines is None else F.baselines
+    for few in [rows] if place.rows > 1 else F.rows[:8].split(1):
+        for a in _PLACES:
+            if not find_way(F, place, b[few] + a*(F.inputs[few] - b[few]), few, ways): ways = False,
+    return ways[0]
+
 def make_layer_jvp(
     F:Score,     # The score
     place:Place, # Where the units are
     )->Callable: # From points, rows and direction to gradients and motions
-    "`layer_jvp` in forward mode for as long as the model allows it; the way is tested at the first points"
+    "`layer_jvp` in forward mode for as long as the model allows it; the way is tested before the first points"
     dual = None
     def jvp(z, rows, direction):
         n, least = len(z), F.known.least
@@ -490,12 +500,12 @@ def make_layer_jvp(
     def found(z, rows, direction):
         nonlocal dual
         few = slice(place.rows)
-        if dual is None: dual = find_way(F, place, z[few], rows[few])
+        if dual is None: dual = _way_along(F, place, rows[few])
         if dual:
             try: return layer_jvp(F, place, z, rows, direction)
             except (NotImplementedError, RuntimeError) as e:
                 if isinstance(e, torch.OutOfMemoryError) or not _no_forward_mode(e): raise
-                dual = find_way(F, place, z[few], rows[few], (False,))
+                dual = _way_along(F, place, rows[few], (False,))
         return layer_jvp(F, place, z, rows, direction, dual=False)
     return jvp
 
