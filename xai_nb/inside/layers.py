@@ -11,6 +11,7 @@ __all__ = ['At', 'plain_attention', 'MapTolerance', 'Info', 'replace_tensors', '
 import copy, operator, torch, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields, is_dataclass
 from functools import wraps
 from fastcore.meta import delegates
 from threading import get_ident
@@ -23,34 +24,45 @@ from ..core.words import BatchSize, Baselines, Call, Delta, Inputs, Layer, MaxSt
 from ..core.words import Progress, Steps, Target, find_layer
 from ..core.look import modules_in
 from ..core.score import Score, SharedContext, filled_up, forward_mode, no_fast_path, attribution_method
+from ..paths.ig import check_exact
 from ..paths.integral import integrate, completeness_gap
 
 # %% ../../nbs/inside/01_layers.ipynb #3eb2ac3a
 At = Annotated[str, "side of the layer: 'output' or 'input' (what it is given)"]
 
 def replace_tensors(
-    value,  # What a layer returns or is given: a tensor, or tuples, lists and dicts with tensors
+    value,  # What a layer returns or is given: a tensor, or tuples, lists, dicts and objects with tensors
     f,      # From a tensor to what takes its place
     )->Any: # Like `value`
     "`value` with `f(t)` for every tensor `t` of real or complex numbers; one that is there twice is replaced once"
     done = {}
     def replaced(v):
-        if isinstance(v, Tensor):
-            if not (v.is_floating_point() or v.is_complex() or v.is_quantized): return v
-            if id(v) not in done: done[id(v)] = f(v)
-            return done[id(v)]
-        if isinstance(v, dict): return _with_items(v, {k: replaced(w) for k, w in v.items()})
-        if isinstance(v, (tuple, list)): return _with_items(v, dict(enumerate(map(replaced, v))))
-        return v
+        if isinstance(v, Tensor) and not (v.is_floating_point() or v.is_complex() or v.is_quantized): return v
+        if id(v) not in done:
+            done[id(v)] = v                                                 # an object may hold itself
+            done[id(v)] = f(v) if isinstance(v, Tensor) else within(v, _items(v))
+        return done[id(v)]
+    def within(v, items):
+        new = {k: replaced(w) for k, w in items.items()}
+        return v if all(new[k] is items[k] for k in items) else _with_items(v, new)
     return replaced(value)
 
+def _items(v):
+    "What a container or an object holds, by index, key or attribute"
+    if isinstance(v, dict): return dict(v)
+    if isinstance(v, (tuple, list)): return dict(enumerate(v))
+    if isinstance(v, (type, nn.Module)) or callable(v): return {}
+    if is_dataclass(v): return {d.name: getattr(v, d.name) for d in fields(v) if hasattr(v, d.name)}
+    return dict(getattr(v, '__dict__', {}))
+
 def _with_items(old, items):
-    "A dict, list or tuple like `old`, with other items; `old` itself where they are the same"
-    if all(old[k] is v for k, v in items.items()): return old
+    "A container or an object like `old`, with other items"
     if isinstance(old, tuple):
         return type(old)(*items.values()) if hasattr(old, '_fields') else type(old)(items.values())
     new = copy.copy(old)
-    for k, v in items.items(): new[k] = v
+    for k, v in items.items():
+        if isinstance(old, (dict, list)): new[k] = v
+        else: object.__setattr__(new, k, v)                                 # a frozen dataclass, too
     return new
 
 def tensors_in(
@@ -110,8 +122,8 @@ def find_place(
         raise ValueError("the layer runs inside of torch.func.vmap or the like, where it sees "
                          "only a part of the batch: choose another layer")
     if not any(place.per_image):
-        raise ValueError(f"for {rows} image(s) the layer {place.says} shape {tuple(found[0].shape)}: "
-                         "the batch must come first. Choose another layer")
+        raise ValueError(f"for {rows} image(s) the layer {place.says} {found[0].dtype} of shape "
+                         f"{tuple(found[0].shape)}: the batch must come first, in floating point. Choose another layer")
     return place
 
 def _probe(F, layer, at):
@@ -195,6 +207,17 @@ def module_of(
 _AGAIN = ("gradient checkpointing (torch.utils.checkpoint) runs the layer again on the way back, where it cannot be "
           "looked at: switch checkpointing off, or choose a layer outside of it")
 
+def _runs_again(f):
+    "Is there a reentrant checkpoint in the graph of a score?"
+    seen, todo = set(), [f.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen: continue
+        if node.name() == 'CheckpointFunctionBackward': return True
+        seen.add(node)
+        todo += [n for n, _ in node.next_functions]
+    return False
+
 class LayerTap:
     "A hook at one place: reads what is there and hands on leaves for the backward pass"
     def __init__(self,
@@ -258,6 +281,7 @@ class LayerTap:
             try: gradients = torch.autograd.grad(f.sum(), self.leaves, allow_unused=True)
             except CheckpointError: raise ValueError(_AGAIN) from None
         if all(g is None for g in gradients):
+            if _runs_again(f): raise ValueError(_AGAIN)
             why = f': {_QUANTIZED}' if _has_quantized(F.model) else ': choose another layer'
             raise ValueError(f"the score does not depend on what the layer {self.place.says}{why}")
         for g, per_image in zip(gradients, self.place.per_image):
@@ -556,8 +580,17 @@ def layer_question(
     def integral(direction):
         bar = progress and label
         units, info = layer_integral(F, place, direction, baselines, n_steps, method, bar, tol, max_steps)
+        if method == 'exact' and torch.equal(direction, F.inputs - baselines): _check_exact_units(F, place, units)
         return replace_tensors(units, lambda u: u.to(inputs.dtype).contiguous()), info
     return F, baselines, place, integral
+
+def _in_rows(units): return torch.cat([u.flatten(1) for u in tensors_in(units)], 1)
+
+def _check_exact_units(F, place, units):
+    "`ValueError` if the units of a cut miss the climb of the score by more than rounding"
+    if _backward_is_changed() or not is_cut(F, place): return
+    units = _in_rows(units)
+    check_exact(F, units, completeness_gap(units, F, F.baselines))
 
 @attribution_method
 @delegates(layer_question)
@@ -573,7 +606,7 @@ def conductance(
     more = []
     if return_convergence_delta:
         if not is_cut(F, place): warnings.warn(_NO_CUT, stacklevel=3)
-        more.append(completeness_gap(torch.cat([u.flatten(1) for u in tensors_in(units)], 1), F, b))
+        more.append(completeness_gap(_in_rows(units), F, b))
         info = info._replace(completeness_gap=more[0])
     if return_info: more.append(info)
     return (units, *more) if more else units

@@ -344,13 +344,16 @@ def _at_ends(q, device):
     return torch.as_tensor(np.stack([P @ (-1.)**np.arange(q), P.sum(1)]), device=device)
 
 def _misses_ends(F, baselines, nodes, rows, left, right, q):
-    "How far the polynomial through $F$ at the points is from $F$ at the ends, as a share of what $F$ does there"
+    """How far the polynomial through $F$ at the points is from $F$ at the ends, as a share of what $F$ does there;
+    and how much $F$ changes between the ends, as a share of its size"""
     def at(r, a): return F.at(points_at(F, baselines, r, a), r)
     inner = at(nodes.rows, nodes.alphas).unflatten(0, (-1, q))
     ends = torch.stack([at(rows, left), at(rows, right)], 1)
     miss = (inner @ _at_ends(q, left.device).T - ends).abs().amax(1)
     every = torch.cat([inner, ends], 1)
-    return miss/(every.amax(1) - every.amin(1) + 1e-6*F.value[rows].abs() + 1e-9)
+    size = F.value[rows].abs()
+    apart = ends.diff(dim=1)[:, 0].abs()/(size + ends.abs().amax(1) + 1e-9)
+    return miss/(every.amax(1) - every.amin(1) + 1e-6*size + 1e-9), apart
 
 def _settle(step, F, baselines, finish, pieces, bar):
     "The integral over smooth pieces, and how many points it took: they are doubled, then the intervals are halved"
@@ -363,13 +366,14 @@ def _settle(step, F, baselines, finish, pieces, bar):
         def both(i, j):
             return slice(i, j), *_coarse_and_fine(step, F, baselines, finish, rows[i:j], left[i:j], right[i:j], q)
         settled = []
-        for part, coarse, terms, miss in F.chunk.run(both, len(rows), per=3*q):
+        for part, coarse, terms, (miss, apart) in F.chunk.run(both, len(rows), per=3*q):
             own, width = rows[part], right[part] - left[part]
             fine, size = terms.sum(1), terms.flatten(1).abs().sum(1)
             steepest.scatter_reduce_(0, own, size/width, 'amax')
             change = (fine - coarse).flatten(1).abs().sum(1)
             same = change <= 1e-7*size + 1e-15*steepest[own]
             if q == 16: same |= change <= 1e-12*F.value[own].abs().clamp(min=1) # nothing but round-off is left
+            _check_no_jump(own, left[part], (width < 1e-14) & (apart > 1e-8))
             good = same & (miss < 1e-5) | (width < 1e-14)
             if total is None: total = fine.new_zeros(len(F.rows), *fine.shape[1:])
             total.index_add_(0, own[good], fine[good])
@@ -384,6 +388,12 @@ def _settle(step, F, baselines, finish, pieces, bar):
         if len(rows) and torch.bincount(rows).max() > 1000: break
     raise ValueError(f"method='exact': the score does not settle on the path of image {rows[0].item()}; "
                      "take tol= or n_steps=")
+
+def _check_no_jump(rows, alphas, jumps):
+    "`ValueError` where the score changes within the narrowest interval"
+    for i, a in zip(rows[jumps].tolist(), alphas[jumps].tolist()):
+        raise ValueError(f"method='exact': the score jumps on the path of image {i}, at {a:.6g} of the way: the model "
+                         "branches on its values in a way that cannot be seen. Take n_steps=")
 
 def _coarse_and_fine(step, F, baselines, finish, rows, left, right, q):
     "In each interval: the sum of `q` points, the terms of the sum of `2q`, and how far those miss the ends"
