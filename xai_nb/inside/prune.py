@@ -45,7 +45,12 @@ def top_units(
 
 def _top(scores, percent, only_positive):
     "The units; those of several tensors are ranked together"
-    parts, flat = _parts(scores), _flat(scores)
+    parts = _parts(scores)
+    for s in parts:
+        if s is not None and s.ndim < 2:
+            raise ValueError(f"scores of shape {tuple(s.shape)}: a ranking for each row is needed, (B, …); of one "
+                             "ranking give scores[None]")
+    flat = _flat(scores)
     if flat.isnan().any(): raise ValueError("scores: NaN cannot be ranked")
     first = flat.argsort(dim=1, descending=True, stable=True)[:, :n_units(flat.shape[1], percent)]
     top = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, first, True)

@@ -100,7 +100,7 @@ def gaussian_blur(
 
 # %% ../../nbs/io/02_show.ipynb #1c20f943
 Quantiles = Annotated[tuple | None, "of |m|: where colour begins, where it is full; None: .85 and .9999"]
-Norm      = Annotated[str, "'quantile', or 'signed-max': from 0 to the largest |m|"]
+Norm      = Annotated[str, "'quantile'; from 0 on: 'signed' to the upper quantile, 'signed-max' to the largest |m|"]
 
 def attribution_scale(
     attribution:Map,
@@ -112,12 +112,14 @@ def attribution_scale(
     "The two thresholds of a map, to be reused on the maps that it is compared with"
     m = np.abs(pixel_map(attribution, blur))
     if norm == 'signed-max': return 0., float(m.max())
-    if norm != 'quantile': raise ValueError(f"norm must be 'quantile' or 'signed-max', not {norm!r}")
+    if norm not in ('quantile', 'signed'):
+        raise ValueError(f"norm must be 'quantile', 'signed' or 'signed-max', not {norm!r}")
     low, high = (.85, _full_from(m.size)) if quantiles is None else quantiles
     if not 0 <= low < high <= 1:
         raise ValueError(f"quantiles must be two increasing numbers from 0 to 1, not {quantiles!r}")
     n_above = max(1, int((1 - low)*(m.size - 1)))                           # pixels that should be seen, at least
     low, high = np.quantile(m, [low, high]).tolist()
+    if norm == 'signed': return 0., high or float(m.max())
     return _below_plateau(m, low, n_above), high
 
 def _full_from(n):
@@ -127,9 +129,9 @@ def _full_from(n):
 
 def _below_plateau(m, low, n_above):
     "`low`, or the next smaller value where so many pixels are equal to `low` that fewer than `n_above` exceed it"
-    rounding = 1e-6*m.max()
-    if (m > low + rounding).sum() >= n_above: return low
-    return float(m[m < low - rounding].max(initial=0))
+    for close, enough in (1e-6*m.max(), n_above), (.02*low, n_above/2):     # a plateau may be uneven
+        if (m > low + close).sum() < enough: return float(m[m < low - close].max(initial=0))
+    return low
 
 def intensity(
     m:np.ndarray,  # `(H, W)`, signed
@@ -194,7 +196,7 @@ def overlay(
     colors:Colors='green-red',
     sign:Sign=None,           # `None`: `'both'`, but `'size'` for a map without a negative value
     blur:Blur=None,
-    norm:Norm='quantile',     # `'quantile'`, or `'signed-max'`: from 0 to the largest |m|; without a `scale`
+    norm:Norm='quantile',     # As `attribution_scale` takes it; without a `scale`
     quantiles:Quantiles=None, # Of |m|: where the colour begins, and where it is full; without a `scale`
     gray:bool=True,           # Show the photo in grey?
     strength:float=1.,        # Opacity of a full colour, from 0 to 1
@@ -263,13 +265,25 @@ def color_key(
     place = dict(loc='upper center', bbox_to_anchor=(.5, 0)) if is_axes else dict(loc='outside lower center')
     return where.legend(handles=handles, **{**place, 'ncols': 3, 'frameon': False, 'fontsize': 9, **kwargs})
 
+def _signs_seen(pictures, colors):
+    "Which of the three colours of a palette lies over grey in one of the pictures at least; `'both'` if none does"
+    def seen(color):
+        tint = color - color.mean()
+        for p in pictures:
+            over_gray = p - p.mean(2, keepdims=True)
+            along, size = over_gray @ tint/np.linalg.norm(tint), np.linalg.norm(over_gray, axis=2)
+            if ((size > .05) & (along > .999*size)).any(): return True
+    positive, negative = map(seen, palette(colors))
+    found = ['both']*bool(positive or negative) + ['size']*bool(seen(size_color(colors)))
+    return found or ['both']
+
 def show_images(
     images,             # A list; each a PIL image, array `(H, W, 3)` or tensor `(3, H, W)`, from 0 to 1
     titles=None,        # One string for each
     rows:int=1,         # Rows of the grid
     size:float=2.2,     # Width of a picture, in inches
     colors:Colors=None, # Add a `color_key` for this palette; `None`: no key
-    sign:Sign='both',   # What the key explains, or several of these
+    sign:Sign=None,     # What the key explains, or several of these; `None`: by the colours over grey that are there
     ):                  # A matplotlib `Figure`: a notebook shows it as the last line of a cell, `savefig` writes it
     "A grid of pictures, filled row by row; `ValueError` where titles or rows do not fit"
     images = [as_picture(i) for i in images]
@@ -287,6 +301,7 @@ def show_images(
     for ax, image, title in zip(axs.flat, images, titles):
         ax.imshow(image)
         ax.set_title(title or '', fontsize=10)
+    if sign is None and colors is not None: sign = _signs_seen(images, colors)
     if colors is not None: color_key(fig, colors, sign, ncols=min(3, max(1, int(columns*size/1.9))))
     return fig
 
@@ -310,7 +325,7 @@ def show_grid(
     *,
     share_scale:bool=False, # One scale for all maps of an image, that of the largest?
     size:float=1.9,         # Width of a picture, in inches
-    norm:Norm='signed-max',
+    norm:Norm='signed',
     blur:Blur=None,
     quantiles:Quantiles=None,
     colors:Colors='green-red',

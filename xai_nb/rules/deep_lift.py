@@ -85,7 +85,8 @@ def _max_pool(kind, n_dims):
     "The rule for a pooling function of `torch.nn.functional`"
     pool = getattr(nn.functional, kind)
     def rule(self, name, f, x, *args, **kwargs):
-        indices = kwargs.pop('return_indices', False) or name.endswith('indices')
+        pair = name.endswith('indices') or 'adaptive' in kind and isinstance(f(x.detach()), tuple)
+        indices = kwargs.pop('return_indices', False) or pair
         args = args[:1 if 'adaptive' in kind else 5] # what comes before `return_indices`
         def both(z): return pool(z, *args, **kwargs, return_indices=True)
         def values(z): return both(z)[0]
@@ -107,7 +108,7 @@ def _max_dim(self, name, f, x, *args, **kwargs):
     for d in dims if keepdim else (): y = y.unsqueeze(d)
     if name == 'amax': return y
     first = f(x.detach())
-    return type(first)((y, first.indices))
+    return type(first)((y, first[1])) # a named tuple, or of an operator of `torch.ops` a plain one
 
 # %% ../../nbs/rules/02_deep_lift.ipynb #5f5889ff
 def points_that_add_up(

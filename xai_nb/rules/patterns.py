@@ -12,7 +12,7 @@ from typing import Annotated
 from fastcore.meta import delegates
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from ..core.words import Baselines, BatchSize, Inputs, Method, Model, Output, Target, per_row
+from ..core.words import Baselines, BatchSize, Inputs, Method, Model, Output, Target, as_baselines, per_row
 from ..core.score import attribution_method
 from ..io.files import write_whole
 from ..io.load import Preprocess
@@ -209,7 +209,10 @@ def pattern_guided_ig(
     _check_patterns(patterns)
     if method == 'exact': raise ValueError("method='exact' needs the true gradient: take n_steps")
     check_eager(model)
-    with patterns.rule(): return integrated_gradients(model, inputs, target, baselines, method=method, **kwargs)
+    with patterns.rule(): maps = integrated_gradients(model, inputs, target, baselines, method=method, **kwargs)
+    stays = (inputs == as_baselines(baselines, inputs)).flatten(1).all(1)
+    warn_of_nothing(maps[~stays], 'pattern_guided_ig', (~stays).nonzero().flatten())
+    return maps
 
 # %% ../../nbs/rules/04_patterns.ipynb #4e646e4f
 VGG16_NPZ = Preprocess(256, 224, tuple(m/255 for m in (123.68, 116.779, 103.939)), (1/255,)*3)

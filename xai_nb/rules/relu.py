@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from ..core.words import BatchSize, Inputs, Model, Output, Target
 from ..core.score import in_head, attribution_method
 from ..paths.gradient import input_gradients
-from ..paths.kinks import call_name, operations
+from ..paths.kinks import call_arguments, call_name, operations
 
 # %% ../../nbs/rules/01_relu.ipynb #9ab87c7f
 _active = threading.local()
@@ -28,8 +28,8 @@ def rules_in_force()->list:
     "The rules that this thread is inside of, the innermost last"
     return list(getattr(_active, 'rules', ()))
 
-_NO_CHECKPOINTS = ("the model runs parts of itself again on the way back (torch.utils.checkpoint), "
-                   "where a backward rule cannot follow: switch checkpointing off")
+_NO_CHECKPOINTS = ("the model runs parts of itself again on the way back (torch.utils.checkpoint), or packs what it "
+                   "saves for it (saved_tensors_hooks), where a backward rule cannot follow: switch checkpointing off")
 
 class Rule(TorchFunctionMode):
     "Functions whose gradient is replaced: in force inside `with`, in this thread"
@@ -57,7 +57,7 @@ class Rule(TorchFunctionMode):
         kwargs, name = dict(kwargs or {}), call_name(func)
         own = self.table.get(name)
         if own is None or in_head(): return func(*args, **kwargs)
-        x, *args = args or [kwargs.pop('input' if 'input' in kwargs else 'self')]
+        (x, *args), kwargs = call_arguments(args, kwargs)
         f = lambda z: func(z, *args, **kwargs)
         return own(self, name, f, x, *args, **kwargs) if isinstance(x, Tensor) else f(x)
 
@@ -193,6 +193,21 @@ class ReLURule(Rule):
                                             'which may act as one unseen')
             if node not in mine and _may_be_relu(name, kind):
                 self._refuse(f'has a `{name}` that may act as one unseen')
+            if kind == 'kinked' and _beside_constants(node, x):
+                self._refuse(f'takes a `{name}` over values and constants, which may act as one unseen')
+        if masks.took_out(x): self._refuse(f'calls `{masks.took_out(x)}`, and what it makes of the values may act as '
+                                           'one unseen')
+
+_VIEWS = re.compile('(view|unsafe_?view|reshape_?alias|t|transpose|permute|unsqueeze|squeeze|expand|alias|clone)')
+
+def _beside_constants(node, x):
+    "Is a maximum taken over a stack of which a part does not depend on the leaf `x`?"
+    for source, _ in node.next_functions[:1]:
+        while source is not None and _VIEWS.fullmatch(_of_node(source)): source = source.next_functions[0][0]
+        if source is None or _of_node(source) not in ('cat', 'stack'): return False
+        return not all(part is not None and operations(part, x) for part, _ in source.next_functions)
+
+def _of_node(node): return re.sub(r'Backward\d*$', '', node.name()).lower()
 
 def _may_be_relu(name, kind):
     "May an operation of a graph act as a ReLU? Pooling and maxima over a dimension do not"
@@ -234,42 +249,57 @@ class Deconvnet(ReLURule):
 # %% ../../nbs/rules/01_relu.ipynb #bc65de94
 # Calls whose result does not depend on the values, or not where they are finite
 _OF_SHAPE = re.compile('new_.*|(zeros|ones|empty|full|rand|randn)(_like)?|is(nan|inf|finite)')
+_BY_INDEX = '''gather take take_along_dim index_select getitem index max_unpool1d max_unpool2d max_unpool3d unpool
+    embedding scatter scatter_add index_add index_copy'''.split() # where whole numbers say which value is meant
 _ROUGH = 'sign sgn signbit heaviside round floor ceil trunc'.split() # give a mask as numbers
 
 class _Masks:
     "What a model computes from its values without a gradient, and the operations that such a mask goes into"
     def __init__(self):
-        self.known = {} # by the id of a tensor: the tensor (weakly), where it comes from, and whether it is a mask
+        self.known = {} # by the id of a tensor: the tensor (weakly), where it comes from, and what: 'mask', 'index', ''
         self.used = []  # `(node, name, origins)` of the operations with a mask
+        self.left = []  # `(name, origins)` of the calls that take values out of PyTorch
 
     def _look_up(self, t):
-        ref, origins, is_mask = self.known.get(id(t), (lambda: None, frozenset(), False))
-        return (origins, is_mask) if ref() is t else (frozenset(), False)
+        ref, origins, what = self.known.get(id(t), (lambda: None, frozenset(), ''))
+        return (origins, what) if ref() is t else (frozenset(), '')
 
     def see(self, name, args, kwargs, out):
         "Take note of one call"
         got = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         before = [self._look_up(t) for t in got]
-        origins = frozenset().union(*(o for o, _ in before))
+        origins, kinds = frozenset().union(*(o for o, _ in before)), {what for _, what in before}
+        if name in ('numpy', 'array', 'tolist') and got and got[0].numel() > 1:
+            self.left.append((name, origins | _origins(got)))
         if name == 'setitem': out = got[0]
         for t in tree_leaves(out):
             if not isinstance(t, Tensor): continue
             node = leave_vmap(t)[0].grad_fn
-            if node is None: self._note(name, t, got, origins, any(m for _, m in before))
-            elif any(m for _, m in before): self.used.append((node, name, origins))
+            if node is None: self._note(name, t, got, origins, kinds)
+            elif 'mask' in kinds or 'index' in kinds and name not in _BY_INDEX: self.used.append((node, name, origins))
 
-    def _note(self, name, t, got, origins, from_mask):
+    def _note(self, name, t, got, origins, kinds):
         "A result without a graph"
         if _OF_SHAPE.fullmatch(name): return
-        origins |= {g.grad_fn for g, _ in map(leave_vmap, got) if g.grad_fn is not None}
-        origins |= {g for g, _ in map(leave_vmap, got) if g.requires_grad and g.grad_fn is None}
-        is_mask = from_mask or t.dtype == torch.bool or name in _ROUGH
-        if origins: self.known[id(t)] = weakref.ref(t), origins, is_mask
+        origins |= _origins(got)
+        if 'mask' in kinds or t.dtype == torch.bool or name in _ROUGH: what = 'mask'
+        else: what = 'index' if 'index' in kinds or not (t.is_floating_point() or t.is_complex()) else ''
+        if origins: self.known[id(t)] = weakref.ref(t), origins, what
 
     def used_on(self, x):
         "By its node: the name of each operation with a mask that depends on the leaf `x`"
-        def depends(o): return o is x if isinstance(o, Tensor) else bool(operations(o, x))
-        return {node: name for node, name, origins in self.used if any(map(depends, origins))}
+        return {node: name for node, name, origins in self.used if _depend(origins, x)}
+
+    def took_out(self, x):
+        "The name of the first call that takes values out of PyTorch which depend on the leaf `x`; else `None`"
+        return next((name for name, origins in self.left if _depend(origins, x)), None)
+
+def _origins(tensors):
+    "What the values come from: nodes of the graph, and leaves"
+    behind = [leave_vmap(t)[0] for t in tensors]
+    return {t.grad_fn or t for t in behind if t.requires_grad}
+
+def _depend(origins, x): return any(o is x if isinstance(o, Tensor) else bool(operations(o, x)) for o in origins)
 
 # %% ../../nbs/rules/01_relu.ipynb #0af977c4
 def check_eager(
@@ -304,11 +334,13 @@ def _gradient_under(
     return g
 
 def warn_of_nothing(
-    maps:Tensor, # `(B, …)`
-    name:str,    # Of what made them
+    maps:Tensor,        # `(B, …)`
+    name:str,           # Of what made them
+    images:Tensor=None, # Their numbers, `(B,)`; `None`: from 0 on
 ):
     "A warning for maps that are zero everywhere"
-    nothing = (maps == 0).flatten(1).all(1).nonzero().flatten().tolist()
+    nothing = (maps == 0).flatten(1).all(1).nonzero().flatten()
+    nothing = (nothing if images is None else images[nothing]).tolist()
     if not nothing: return
     which = ', '.join(map(str, nothing[:5])) + ', …'*(len(nothing) > 5)
     warnings.warn(f"{name}: the map of image {which} is zero everywhere: all gradients for this score are cut off "
