@@ -129,9 +129,10 @@ def _full_from(n):
 
 def _below_plateau(m, low, n_above):
     "`low`, or the next smaller value where so many pixels are equal to `low` that fewer than `n_above` exceed it"
-    for close, enough in (1e-6*m.max(), n_above), (.02*low, n_above/2):     # a plateau may be uneven
-        if (m > low + close).sum() < enough: return float(m[m < low - close].max(initial=0))
-    return low
+    if (m > 1.02*low).sum() < n_above/2: return float(m[m < .9*low].max(initial=0)) # uneven
+    rounding = 1e-6*m.max()
+    if (m > low + rounding).sum() >= n_above: return low
+    return float(m[m < low - rounding].max(initial=0))
 
 def intensity(
     m:np.ndarray,  # `(H, W)`, signed
@@ -266,16 +267,16 @@ def color_key(
     return where.legend(handles=handles, **{**place, 'ncols': 3, 'frameon': False, 'fontsize': 9, **kwargs})
 
 def _signs_seen(pictures, colors):
-    "Which of the three colours of a palette lies over grey in one of the pictures at least; `'both'` if none does"
-    def seen(color):
-        tint = color - color.mean()
-        for p in pictures:
-            over_gray = p - p.mean(2, keepdims=True)
-            along, size = over_gray @ tint/np.linalg.norm(tint), np.linalg.norm(over_gray, axis=2)
-            if ((size > .05) & (along > .999*size)).any(): return True
-    positive, negative = map(seen, palette(colors))
-    found = ['both']*bool(positive or negative) + ['size']*bool(seen(size_color(colors)))
-    return found or ['both']
+    "What the maps over grey show, by their colours: `'both'`, `'size'` or the two; `'both'` where there is no such map"
+    tints = np.stack([c - c.mean() for c in (*palette(colors), size_color(colors))], 1)
+    tints /= np.linalg.norm(tints, axis=0) + 1e-9
+    seen = np.zeros(3, bool)
+    for p in pictures:
+        over_gray = p - p.mean(2, keepdims=True)
+        size = np.linalg.norm(over_gray, axis=2)
+        like = (over_gray @ tints)[size > .05] > .999*size[size > .05, None]
+        if len(like) and like.any(1).mean() > .9: seen |= like.any(0) # else a photo in colour
+    return ['both']*bool(seen[:2].any()) + ['size']*bool(seen[2]) or ['both']
 
 def show_images(
     images,             # A list; each a PIL image, array `(H, W, 3)` or tensor `(3, H, W)`, from 0 to 1
