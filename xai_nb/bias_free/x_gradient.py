@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 from ..core.words import BatchSize, Inputs, Model, Output, Target, as_inputs, as_target, check_finite, per_row
+from ..core.door import forward_call
 from ..core.look import Findings
 from ..core.score import Score, grad_of, attribution_method
 from ..paths.gradient import graph_if_needed, of_batch
@@ -212,7 +213,7 @@ def _check_euler(a, f, tol=1e-3):
 def _with_graph(model, inputs, target, output):
     "The inputs as a leaf, the score and the model's output, as functions of the parameters"
     x = as_inputs(inputs).clone().requires_grad_()
-    out = model(x.clone())                                                      # it may write into its input
+    out = forward_call()(model, x.clone(), torch.arange(len(x)))                # it may write into its input
     out = getattr(out, 'logits', out)
     shown = out
     if output == 'prob': shown = out.softmax(1)

@@ -195,9 +195,9 @@ def _alone(F, fix):
 
 def _missing_dimensions(F):
     "Does the model take the whole inputs as one row? `'None'` then, or `'None, None'` for one channel; else `''`"
-    for shape in 'None', 'None, None':
+    for shape in () if F.forward_call.kind else ('None', 'None, None'):
         x = F.inputs.reshape(*[1]*shape.count('None'), *F.inputs.shape).clone()
-        try: out = F.model(x)
+        try: out = F.forward_call(F.model, x, F.rows[:1])
         except Exception: continue
         out = getattr(out, 'logits', out)
         if not isinstance(out, Tensor) or out.ndim == 1 or out.ndim and len(out) == 1: return shape
@@ -205,8 +205,8 @@ def _missing_dimensions(F):
 
 _COUPLED = ("or on its place among them: there are statistics over the batch (dynamic quantization takes them, too), "
             "or something is held for each image")
-_WAY_OUT = ("What it holds for each image (a mask, labels, a second input) it must index with "
-            "`xai_nb.core.score.image_rows()`, which says whose rows they are")
+_WAY_OUT = ("What it holds for each image (a mask, labels, a second input) give as `additional_forward_args`, or index "
+            "it with `xai_nb.core.score.image_rows()`, which says whose rows they are")
 
 # %% ../../nbs/core/02_look.ipynb #db5bf7be
 def look(
@@ -217,6 +217,7 @@ def look(
     "Ask the model about image 0 alone and beside two other rows; `ValueError` that names what is wrong"
     known = F.known
     with unchanged(F.model), _nothing_random(F.model):
+        F.settle_arguments()
         alone = _alone(F, lambda out: F._fix_target(target, out, 0, 1))
         known.alone = alone
         if F.output == 'prob' and _are_shares(alone.out):

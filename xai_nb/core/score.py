@@ -12,13 +12,16 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import wraps
+from functools import partial, wraps
 from math import prod
 from threading import Lock, RLock
 from torch import nn
 from .words import Baselines, BatchSize, Check, Inputs, Model, Output, Target, as_inputs, as_target
 from .words import check_finite, as_baselines, whole_number
-from .look import Findings, _HeadError, _Said, _is_random, look, _may_be_fast, modules_in, _same_score
+from .door import ForwardArgs, ForwardCall, _in_force, forward_call, _kind_of, settle_arguments
+from .door import through_door
+from .look import Findings, _HeadError, _Said, _is_random, look, _may_be_fast, modules_in, same_answer
+from .look import _same_score
 from .look import _COUPLED, _WAY_OUT
 
 # %% ../../nbs/core/01_score.ipynb #4eb55410
@@ -43,11 +46,12 @@ def one_look(
     try: yield seen
     finally: _looked.reset(token)
 
-def _with_check(signature):
-    "The signature with `check` as its last keyword"
-    parameters = [p for p in signature.parameters.values() if p.name != 'check']
+def _with_keywords(signature, **more):
+    "The signature with more keywords at its end: for each its default and what it is"
+    parameters = [p for p in signature.parameters.values() if p.name not in more]
     at = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_KEYWORD), len(parameters))
-    parameters.insert(at, inspect.Parameter('check', inspect.Parameter.KEYWORD_ONLY, default=True, annotation=Check))
+    parameters[at:at] = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=what)
+                         for k, (default, what) in more.items()]
     return signature.replace(parameters=parameters)
 
 def _check_keywords(name, kwargs, parameters):
@@ -60,18 +64,27 @@ def _check_keywords(name, kwargs, parameters):
         raise TypeError(f"{name}() got an unexpected keyword argument {k!r}{hint}")
 
 def attribution_method(
-    f, # A function from a model, inputs and options to a map
-    ): # The function, with `check` among its options
+    f=None,              # A function from a model, inputs and options to a map
+    *,
+    of_inputs:bool=True, # Is the map shaped like the inputs?
+    ):                   # The function, with `additional_forward_args` and `check` among its options
     """A public method: it computes with gradients in whatever mode it is called, looks at a model once, with
-    `check=False` not at all, and raises `TypeError` for a keyword that it does not have"""
+    `check=False` not at all, takes several inputs and more arguments for the model, and raises `TypeError` for a
+    keyword that it does not have"""
+    if f is None: return partial(attribution_method, of_inputs=of_inputs)
     own = 'check' in f.__code__.co_varnames[:f.__code__.co_argcount + f.__code__.co_kwonlyargcount]
-    signature = inspect.signature(f) if own else _with_check(inspect.signature(f))
+    plain, more = inspect.signature(f), dict(additional_forward_args=(None, ForwardArgs))
+    signature = _with_keywords(plain, **more, **({} if own else dict(check=(True, Check))))
     run = own_grad_mode(f)
     @wraps(f)
     def _f(*args, **kwargs):
         _check_keywords(f.__name__, kwargs, signature.parameters)
+        extra = kwargs.pop('additional_forward_args', None)
         check = kwargs.get('check', True) if own else kwargs.pop('check', True)
-        with _set(_unchecked, _unchecked.get() or not check): return run(*args, **kwargs)
+        with _set(_unchecked, _unchecked.get() or not check):
+            inputs = args[1] if len(args) > 1 else kwargs.get('inputs')
+            if extra is None and _kind_of(inputs) is None: return run(*args, **kwargs)
+            return through_door(run, plain.bind_partial(*args, **kwargs), extra, of_inputs)
     _f.__signature__ = signature
     return _f
 
@@ -199,7 +212,7 @@ def filled_up(
     "The last row stands again for those that are missing"
     return torch.cat([t, t[-1:].expand(n - len(t), *t.shape[1:])])
 
-_NONE = object() # no baselines were given
+_NONE, _ALONE = object(), ForwardCall() # no baselines were given; nothing but the points is
 
 forward_mode = RLock() # PyTorch has one level of forward mode for the whole process: a second thread waits
 
@@ -222,7 +235,8 @@ class Score:
             raise ValueError(f"output must be 'logit', 'prob' or a callable, not {output!r}")
         check_deterministic(model)
         inputs = as_inputs(inputs)
-        self.model, self.output = model, output
+        self.model, self.output, self.asked = model, output, target
+        self.forward_call, self.taken = forward_call(), None
         self.chunk = Chunks(internal_batch_size, inputs)
         self.rows, self.inputs = torch.arange(len(inputs), device=inputs.device), inputs
         self.baselines = None if baselines is _NONE else as_baselines(baselines, inputs)
@@ -240,7 +254,7 @@ class Score:
         b = self.baselines
         if b is None: return
         shared = len(b) > 1 and not b.stride(0)
-        f = self._at_one(b[:1]) if shared else self.at(b)
+        f = self._at_one(b[:1]) if shared and not self.forward_call.n else self.at(b)
         check_finite(f, 'the score at the baseline')
 
     @torch.no_grad()
@@ -253,6 +267,7 @@ class Score:
         "What is known of the model, from an earlier look if there was one"
         seen, x = _looked.get(), self.inputs
         made = self.output, target if callable(target) else None
+        made = *made, self.forward_call
         key = id(self.model), *map(id, made), x.shape[1:], x.dtype, x.device, x.is_contiguous()
         if key not in seen:
             self.known, self.target = Findings(), None
@@ -311,12 +326,30 @@ class Score:
 
     def _shown(self, logits, target, rows):
         "What the target chooses from"
-        if not callable(self.output) or callable(target): return logits
+        if not callable(self.output) or callable(target) or self.taken == 'output': return logits
         with self._asking(rows), _set(_head, True): return _of_rows(self.output(logits), rows)
 
     def _asking(self, rows):
         "Inside, `image_rows` tells which images the rows belong to"
         return _set(_rows, (rows, len(self.rows)))
+
+    def settle_arguments(self):
+        "Find out which of the other arguments belong to an image; once for a call"
+        def answer(call):
+            self.forward_call = call
+            try:
+                out = self.run_plain(self.laid_out(self.inputs[:1]), self.rows[:1])
+                self._fix_target(self.asked, out, 0, 1)
+            except torch.OutOfMemoryError: raise
+            except Exception: return None
+            return out.detach()
+        call = self.forward_call
+        try: settle_arguments(call, answer, same_answer)
+        finally: self.forward_call, self.target = call, None
+
+    def class_numbers(self)->torch.Tensor|None: # `(B,)`
+        "The class of each image; `None` where the target is a callable, or the model has a single score"
+        return self.target if isinstance(self.target, torch.Tensor) else None
 
     def laid_out(self,
         z:torch.Tensor,  # `(n, …)`
@@ -358,10 +391,12 @@ class Score:
             raise ValueError("this needs float64, and a traced, scripted or quantized model keeps its precision: "
                              "give the model that it was made from")
         state = _doubled(self.model)
-        model = lambda z: torch.func.functional_call(self.model, state, (z,), tie_weights=False)
+        def model(*args, **named): return torch.func.functional_call(self.model, state, args, named, tie_weights=False)
         b = _NONE if self.baselines is None else self.baselines.double()
         known = replace(self.known, fast=False, alone=None)
-        double = Score(model, self.inputs.double(), self.target, self.output, self.chunk.rows, baselines=b, known=known)
+        with _set(_in_force, self.forward_call.in_double()):
+            double = Score(model, self.inputs.double(), self.target, self.output, self.chunk.rows, baselines=b,
+                           known=known)
         double._check_way_back()
         return double
 
@@ -385,12 +420,19 @@ class Score:
         if n < self.known.least: z, rows = (filled_up(t, self.known.least) for t in (z, rows))
         try: out = self._answer(z, rows)
         except RuntimeError as e: raise self._cause(e) from e
-        out = getattr(out, 'logits', out)
-        if not isinstance(out, torch.Tensor):
-            raise ValueError(f"the model returns {type(out).__name__}; wrap it in a function that returns logits")
+        out = self._as_tensor(getattr(out, 'logits', out), rows)
         if out.ndim == 0 or len(out) != len(z):
             raise ValueError(f"the model returns shape {tuple(out.shape)} for a batch of {len(z)}")
         return out[:n] if len(z) > n else out
+
+    def _as_tensor(self, out, rows):
+        "What the model returns; of what is no tensor, what a callable output or target makes of it"
+        if isinstance(out, torch.Tensor): return out
+        self.taken = next((n for n in ('output', 'asked') if callable(getattr(self, n))), None)
+        if self.taken is None:
+            raise _HeadError(f"the model returns {type(out).__name__}: give a callable target that takes it and returns "
+                             "one number per image, or wrap the model in a function that returns logits")
+        with self._asking(rows): return _of_rows(getattr(self, self.taken)(out), rows)
 
     def run_plain(self,
         z:torch.Tensor,    # Points, `(n, …)`
@@ -415,7 +457,7 @@ class Score:
         with self._asking(rows), no_fast_path, self.kernels, torch.set_grad_enabled(graph):
             z = z.clone()                                                   # a model may write into its input
             if self.known.graph and not z.requires_grad: z.requires_grad_()
-            return self.model(z)
+            with _set(_in_force, _ALONE): return self.forward_call(self.model, z, rows)
 
     def _cause(self, e):
         "The error, in words where the cause is plain: the model is on another device, or in another precision"
@@ -438,8 +480,8 @@ class Score:
             raise ValueError("output='prob' needs logits (B, C); this model has only one class, whose softmax is 1")
         with self._asking(rows), _set(_head, True):
             if self.output == 'prob': out = out.softmax(1)
-            if callable(self.output): out = _of_rows(self.output(out), rows)
-            if callable(self.target): out = self.target(out)
+            if callable(self.output) and self.taken != 'output': out = _of_rows(self.output(out), rows)
+            if callable(self.target) and self.taken != 'asked': out = self.target(out)
         if isinstance(self.target, torch.Tensor): out = out.gather(1, self.target[rows][:, None])[:, 0]
         return _of_rows(out, rows, numbers=True)
 

@@ -67,7 +67,7 @@ def stage(
             prob = logits.softmax(1).gather(1, F.target[:, None])[:, 0]
     return Stage(F.value, prob, i, o, i + o, ig, predicted)
 
-@attribution_method
+@attribution_method(of_inputs=False)
 def traffic_light(
     model:Model,                # An `nn.Module` that returns logits `(B, C)`, or an object with `.logits`
     inputs:Images,

@@ -161,7 +161,7 @@ def atlas_steps(
     atlases = [None if total is None else atlas(total) for total in table.totals]
     yield total, total, atlases[0] if table.used == {0} else tuple(atlases)
 
-@attribution_method
+@attribution_method(of_inputs=False)
 @delegates(atlas_steps)
 def ipna_atlas(
     model:Model, inputs:Images, target:Target, layer:Layer,

@@ -13,7 +13,7 @@ from ..core.score import attribution_method
 from .layers import Info, layer_question
 
 # %% ../../nbs/inside/02_ipna.ipynb #1e7fcf92
-@attribution_method
+@attribution_method(of_inputs=False)
 @delegates(layer_question)
 def ipna(
     model:Model, inputs:Inputs, target:Target, layer:Layer,

@@ -592,7 +592,7 @@ def _check_exact_units(F, place, units):
     units = _in_rows(units)
     check_exact(F, units, completeness_gap(units, F, F.baselines))
 
-@attribution_method
+@attribution_method(of_inputs=False)
 @delegates(layer_question)
 def conductance(
     model:Model, inputs:Inputs, target:Target, layer:Layer, baselines:Baselines=None, *,
@@ -608,7 +608,7 @@ def conductance(
         if not is_cut(F, place): warnings.warn(_NO_CUT, stacklevel=3)
         more.append(completeness_gap(_in_rows(units), F, b))
         info = info._replace(completeness_gap=more[0])
-    if return_info: more.append(info)
+    if return_info: more.append(info._replace(target=F.class_numbers()))
     return (units, *more) if more else units
 
 _NO_CUT = ("this layer is no cut: a part of the score goes around it, by a skip connection, say. The gap holds that "

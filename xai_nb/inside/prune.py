@@ -88,7 +88,7 @@ class PruneCurve(NamedTuple):
     positive:torch.Tensor=None # `(B,)`, share of the units with a score above 0, in percent: there the ranking ends
 
 # %% ../../nbs/inside/03_prune.ipynb #1928ae52
-@attribution_method
+@attribution_method(of_inputs=False)
 def prune_curve(
     model:torch.nn.Module, # The network itself, no function around it
     inputs:Inputs,

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.words import Baselines, BatchSize, Generator, Inputs, Method, Model, Output, Progress, Samples
 from ..core.words import StdError, Steps, Target, as_baselines, as_inputs, check_finite, per_row, progress_bar
 from ..core.words import whole_number
+from ..core.door import per_input
 from ..core.score import Score, attribution_method, filled_up
 from .gradient import gradients
 from .ig import _ig, integrated_gradients
@@ -135,7 +136,7 @@ def _under_noise(
     ):
     F = Score(model, inputs, target, output, internal_batch_size)
     generator = as_generator(generator, F.inputs.device)
-    sigma = noise_spread(F.inputs, noise_level, stdevs)
+    sigma = per_input(lambda x: noise_spread(x, noise_level, stdevs), F.inputs, F.forward_call)
     def noisy(): return F.inputs + sigma*_normal(F.inputs, generator)
     def sample(k, m): return maps(F, noisy, m)
     at_once = max(1, F.chunk.rows//len(F.rows))

@@ -75,7 +75,7 @@ def integrated_gradients(
     attributions, info = _ig(F, F.baselines, n_steps, method, label, tol, max_steps, gap)
     attributions = attributions.to(inputs.dtype).contiguous()
     more = [info.completeness_gap.to(attributions)] if return_convergence_delta else []
-    if return_info: more.append(info)
+    if return_info: more.append(info._replace(target=F.class_numbers()))
     return (attributions, *more) if more else attributions
 
 # %% ../../nbs/paths/02_ig.ipynb #546d009c

@@ -187,6 +187,7 @@ class PathInfo(NamedTuple):
     panel_gaps:Tensor=None       # For `tol` of a climb, `(B,)`: $\sum_j|\delta_j|$ of the panels, in units of the score
     error:Tensor=None            # For `tol`, `(B,)`: the L1 error of the map, estimated, as a share of its L1 norm
     completeness_gap:Tensor=None # Sum of the attributions $-(F(x)-F(x'))$, `(B,)`, where the caller knows it
+    target:Tensor=None           # The class of each image, `(B,)`; `None` for a callable or a single score
 
 class Integral(NamedTuple):
     "A sum along the path of each image, and what it took"

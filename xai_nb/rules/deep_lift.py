@@ -217,7 +217,7 @@ _FOLLOWED = '_SwapGradient', '_MeanSlope' # what the rule leaves in the graph; l
 
 def _head_slope(F, start, end, rows):
     "The mean gradient of the score with respect to the logits, from those of the baselines to those of the inputs"
-    if F.output == 'logit' and not callable(F.target):
+    if F.output == 'logit' and not callable(F.target) or F.taken == 'asked':
         z = end.detach().requires_grad_()
         return grad_of(F.pick(z, rows), z)
     dtype = _head_dtype(F, end, rows)
