@@ -15,7 +15,7 @@ from itertools import product
 from typing import Annotated, Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from .words import Baselines, Inputs, Model, Region, as_inputs, as_mask
+from .words import Model, as_inputs, as_mask
 
 # %% ../../nbs/core/03_door.ipynb #7ec062da
 ForwardArgs = Annotated[Any, "more for the model: a tensor, a tuple (by position), a dict (by name)"]

@@ -430,8 +430,8 @@ class Score:
         if isinstance(out, torch.Tensor): return out
         self.taken = next((n for n in ('output', 'asked') if callable(getattr(self, n))), None)
         if self.taken is None:
-            raise _HeadError(f"the model returns {type(out).__name__}: give a callable target that takes it and returns "
-                             "one number per image, or wrap the model in a function that returns logits")
+            raise _HeadError(f"the model returns {type(out).__name__}: give a callable target that takes it and "
+                             "returns one number per image, or wrap the model in a function that returns logits")
         with self._asking(rows): return _of_rows(getattr(self, self.taken)(out), rows)
 
     def run_plain(self,

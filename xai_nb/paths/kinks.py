@@ -55,7 +55,8 @@ def _each(v, n_dims):
 
 def _windows(x, n_dims, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     "The candidates of each pooling window, in the last dimension; -inf outside the picture"
-    size, stride, padding, dilation = (_each(v, n_dims) for v in (kernel_size, stride or kernel_size, padding, dilation))
+    given = kernel_size, stride or kernel_size, padding, dilation
+    size, stride, padding, dilation = (_each(v, n_dims) for v in given)
     spans = [(k - 1)*d + 1 for k, d in zip(size, dilation)]
     pads, counts = [], []
     for length, span, step, pad in zip(x.shape[-n_dims:], spans, stride, padding):
@@ -200,7 +201,8 @@ _LINEAR = """Add Sub Rsub Neg NegView Mul Div Addcmul Addcdiv Lerp Convolution M
     UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D
     UpsampleNearestExact3D UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa UpsampleTrilinear3D
     UpsampleBicubic2D UpsampleBicubic2DAa GridSampler2D GridSampler3D AffineGridGenerator Col2Im Im2Col
-    UnfoldBackward NarrowCopy FftR2C FftC2R FftC2C Complex Conj ConjPhysical ResolveConj ResolveNeg ViewAsReal ViewAsComplex""".split()
+    UnfoldBackward NarrowCopy
+    FftR2C FftC2R FftC2C Complex Conj ConjPhysical ResolveConj ResolveNeg ViewAsReal ViewAsComplex""".split()
 _KINKED = """Relu LeakyRelu PreluKernel Prelu Hardtanh Hardsigmoid Clamp ClampMin ClampMax Threshold Abs Maximum
     Minimum Max Min Amax Amin MaxPool2DWithIndices MaxPool3DWithIndices MkldnnMaxPool2D AdaptiveMaxPool2D
     AdaptiveMaxPool3D""".split()
