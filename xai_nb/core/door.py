@@ -53,9 +53,6 @@ class ForwardCall:
         self.kind = _kind_of(inputs)
         self.inputs = _by_key(inputs) if self.kind else {}
         self.moving = {k: t for k, t in self.inputs.items() if t.is_floating_point()}
-        if self.kind and not self.moving:
-            raise ValueError("none of the inputs is floating point, so nothing can move along a path. Of token ids, "
-                             "ask at the layer that embeds them")
         self.n = len(next(iter(self.inputs.values()), () if inputs is None else inputs))
         leaves, self.tree = _leaves(extra)
         self.per_image = [_is_per_image(leaf, self.n) for leaf in leaves]
@@ -67,12 +64,23 @@ class ForwardCall:
         rows:Tensor, # The image of each, `(n,)`
         ):           # What the model returns
         "One call of the model"
+        if self.kind is None: return self._ask(model, {0: z}, rows)
+        return self._ask(model, self._rows_of(self.inputs.keys() - self.moving, rows) | self.unpacked(z), rows)
+
+    def as_given(self,
+        model:Model,
+        rows:Tensor, # Images, `(n,)`
+        ):           # What the model returns
+        "One call with the inputs of these images"
+        return self._ask(model, self._rows_of(self.inputs, rows), rows)
+
+    def _rows_of(self, names, rows): return {k: self.inputs[k][rows.to(self.inputs[k].device)] for k in names}
+
+    def _ask(self, model, given, rows):
         extra = tree_unflatten(self._own(rows), self.tree)
         args, named = ((), extra) if isinstance(extra, dict) else (extra, {})
-        if self.kind is None: return model(z, *args, **named)
-        given = {k: t[rows.to(t.device)] for k, t in self.inputs.items() if k not in self.moving} | self.unpacked(z)
         if self.kind is dict: return model(*args, **given, **named)
-        return model(*(given[k] for k in self.inputs), *args, **named)
+        return model(*(given[k] for k in sorted(given)), *args, **named)
 
     def _own(self, rows):
         "The other arguments, for these rows; what may be either is taken image by image"
@@ -80,7 +88,10 @@ class ForwardCall:
         return [t if of is False else t[rows.to(t.device)] for t, of in pairs]
 
     def packed(self)->Tensor: # `(B, …)` of a single one, else `(B, N)`
-        "The inputs that move, as one tensor"
+        "The inputs that move, as one tensor; `ValueError` where none does"
+        if not self.moving:
+            raise ValueError("none of the inputs is floating point, so nothing can move along a path. Of token ids, "
+                             "ask at the layer that embeds them (from_layer)")
         return self._pack({k: as_inputs(t if t.ndim > 1 else t[:, None]) for k, t in self.moving.items()})
 
     def _is_single(self):
