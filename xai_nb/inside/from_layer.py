@@ -105,8 +105,8 @@ def _start(x, b, name):
     if not x.is_floating_point() and b.is_floating_point():
         raise ValueError(f"baselines: the input {name!r} is of whole numbers, and so must be its baseline")
     try: return b.to(x.dtype).expand_as(x)
-    except RuntimeError:
-        raise ValueError(f"baselines of shape {tuple(b.shape)} do not fit the input {name!r} of {tuple(x.shape)}") from None
+    except RuntimeError: wrong = f"baselines of shape {tuple(b.shape)} do not fit the input {name!r} of {tuple(x.shape)}"
+    raise ValueError(wrong)
 
 def _find_call(model, layer, at, call, asked, device):
     "Which call is meant, from 0, by a forward pass of image 0; `ValueError` where there is nothing to start from"
@@ -124,7 +124,8 @@ def _values(above, asked, size):
     first = next(iter(asked.inputs.values()))
     def part(i, j):
         rows = torch.arange(i, j, device=first.device)
-        with _AtLayer(above.layer, above.at, above.call, j - i) as there, torch.no_grad(): asked.as_given(above.model, rows)
+        with _AtLayer(above.layer, above.at, above.call, j - i) as there, torch.no_grad():
+            asked.as_given(above.model, rows)
         return tuple(there.found)
     parts = tuple(map(torch.cat, zip(*Chunks(size, first).run(part, asked.n))))
     return parts[0] if len(parts) == 1 else parts
