@@ -105,8 +105,8 @@ def _start(x, b, name):
     if not x.is_floating_point() and b.is_floating_point():
         raise ValueError(f"baselines: the input {name!r} is of whole numbers, and so must be its baseline")
     try: return b.to(x.dtype).expand_as(x)
-    except RuntimeError: wrong = f"baselines of shape {tuple(b.shape)} do not fit the input {name!r} of {tuple(x.shape)}"
-    raise ValueError(wrong)
+    except RuntimeError: shapes = tuple(b.shape), tuple(x.shape)
+    raise ValueError("baselines of shape {} do not fit the input {!r} of {}".format(shapes[0], name, shapes[1]))
 
 def _find_call(model, layer, at, call, asked, device):
     "Which call is meant, from 0, by a forward pass of image 0; `ValueError` where there is nothing to start from"
