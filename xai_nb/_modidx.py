@@ -1492,6 +1492,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'xai_nb/inside/from_layer.py'),
                                           'xai_nb.inside.from_layer._find_call': ( 'inside/from_layer.html#_find_call',
                                                                                    'xai_nb/inside/from_layer.py'),
+                                          'xai_nb.inside.from_layer._is_lost': ( 'inside/from_layer.html#_is_lost',
+                                                                                 'xai_nb/inside/from_layer.py'),
                                           'xai_nb.inside.from_layer._settle': ( 'inside/from_layer.html#_settle',
                                                                                 'xai_nb/inside/from_layer.py'),
                                           'xai_nb.inside.from_layer._start': ( 'inside/from_layer.html#_start',

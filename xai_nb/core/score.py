@@ -387,6 +387,8 @@ class Score:
         if self.inputs.dtype == torch.float64: return self
         if not isinstance(self.model, nn.Module):
             raise ValueError("this needs float64: give the model as an nn.Module, or a model that takes float64 inputs")
+        if isinstance(self.model, nn.DataParallel):
+            raise ValueError("this needs float64, which DataParallel cannot be asked in: give its module")
         if any(map(_keeps_precision, self.model.modules())):
             raise ValueError("this needs float64, and a traced, scripted or quantized model keeps its precision: "
                              "give the model that it was made from")

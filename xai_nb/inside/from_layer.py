@@ -44,6 +44,11 @@ class _AtLayer:
 
     def has_rows(self, t): return t.is_floating_point() and t.shape[:1] == (self.n,)
 
+def _is_lost(values, out):
+    "Is the answer without a graph, though the values have one?"
+    moves = torch.is_grad_enabled() and any(v.requires_grad for v in values)
+    return moves and not any(t.requires_grad for t in tensors_in(out))
+
 class FromLayer(nn.Module):
     "The part of a model above a layer, $F_\\ell(z; x)$: a function of what the layer returns, or is given"
     def __init__(self,
@@ -69,6 +74,9 @@ class FromLayer(nn.Module):
         with _AtLayer(self.layer, self.at, self.call, len(z), values) as there, torch.set_grad_enabled(False):
             out = asked.as_given(self.model, rows)
         if there.found is None: raise ValueError("the forward pass did not reach the layer")
+        if _is_lost(values, out):
+            raise ValueError("no derivative comes from the layer to the answer: the layer runs in a part that is "
+                             "checkpointed (use_reentrant=True) or in torch.no_grad(), or nothing reads it")
         return out
 
     def _rows(self, z):
