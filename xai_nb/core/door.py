@@ -11,11 +11,11 @@ import copy, inspect, torch
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, combinations
 from typing import Annotated, Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from .words import Model, as_inputs, as_mask
+from .words import Model, Patch, as_inputs, as_mask
 
 # %% ../../nbs/core/03_door.ipynb #7ec062da
 ForwardArgs = Annotated[Any, "more for the model: a tensor, a tuple (by position), a dict (by name)"]
@@ -33,7 +33,13 @@ class PerImage:
 def _is_per_image(leaf, n):
     "Does a row get its own part of an argument? `None` where that is to be found out"
     if isinstance(leaf, Whole): return False
-    has_rows = isinstance(getattr(leaf, 'value', leaf), Tensor) and getattr(leaf, 'value', leaf).shape[:1] == (n,)
+    t = getattr(leaf, 'value', leaf)
+    if not isinstance(t, Tensor): return False
+    dense = not t.is_nested and t.layout == torch.strided
+    has_rows = t.is_nested or t.shape[:1] == (n,)
+    if has_rows and not dense:
+        raise ValueError("additional_forward_args: rows cannot be taken of a sparse or nested tensor: give a dense one, "
+                         "or Whole(tensor)")
     if isinstance(leaf, PerImage) and not has_rows:
         raise ValueError(f"additional_forward_args: PerImage needs a tensor with a row for each of {n} images")
     return has_rows and (True if isinstance(leaf, PerImage) or n == 1 else None)
@@ -55,6 +61,10 @@ class ForwardCall:
         self.moving = {k: t for k, t in self.inputs.items() if t.is_floating_point()}
         self.n = len(next(iter(self.inputs.values()), () if inputs is None else inputs))
         leaves, self.tree = _leaves(extra)
+        if self.kind is dict and not all(isinstance(k, str) for k in self.inputs):
+            raise ValueError("inputs: a dict is passed by name, so its keys must be strings; or give a tuple")
+        if self.kind is dict and leaves and not isinstance(extra, Mapping):
+            raise ValueError("the inputs are passed by name, and so must be additional_forward_args: give a dict")
         self.per_image = [_is_per_image(leaf, self.n) for leaf in leaves]
         self.leaves = [leaf.value if isinstance(leaf, (Whole, PerImage)) else leaf for leaf in leaves]
 
@@ -83,9 +93,11 @@ class ForwardCall:
         return model(*(given[k] for k in sorted(given)), *args, **named)
 
     def _own(self, rows):
-        "The other arguments, for these rows; what may be either is taken image by image"
-        pairs = zip(self.leaves, self.per_image)
-        return [t if of is False else t[rows.to(t.device)] for t, of in pairs]
+        "The other arguments, for these rows, to write into; what may be either is taken image by image"
+        def own(t, of):
+            if of is not False: return t[rows.to(t.device)]
+            return t.clone() if isinstance(t, Tensor) else t
+        return list(map(own, self.leaves, self.per_image))
 
     def packed(self)->Tensor: # `(B, …)` of a single one, else `(B, N)`
         "The inputs that move, as one tensor; `ValueError` where none does"
@@ -149,20 +161,34 @@ def per_input(
 # %% ../../nbs/core/03_door.ipynb #2d06f4b4
 def settle_arguments(
     call:ForwardCall, # Of which it is to be found out what belongs to an image
-    answer,           # From a `ForwardCall` to what the model says of image 0 alone; `None` where it fails
+    answer,           # From a `ForwardCall` and images to what the model says of them, one by one; `None` where it fails
     same,             # Are two answers the same?
 ):
     "Find out which arguments have a row for each image; `ValueError` where that cannot be known"
     open_ones = [k for k, of in enumerate(call.per_image) if of is None]
-    if len(open_ones) > 4: open_ones = []                                   # too many ways: image by image
+    if not open_ones: return
+    images = sorted({0, call.n//3, 2*call.n//3, call.n - 1})                # one may be the same both ways
+    def tried(whole):
+        way = copy.copy(call)
+        way.per_image = [k not in whole if of is None else of for k, of in enumerate(call.per_image)]
+        return way
+    def ask(whole):
+        way, said = tried(whole), []
+        for i in images:
+            if (a := answer(way, [i])) is None: return None
+            said += a
+        return way.per_image, said
+    given = answer(tried(open_ones), range(call.n)) if call.n <= 64 else None   # as anyone would call the model
+    each = ask(())
+    most = min(4, len(open_ones)) if given or each is None else 1           # how many may be whole together
+    whole = [ways for n in range(1, most + 1) for ways in combinations(open_ones, n)]
     found = []
-    for ways in product((True, False), repeat=len(open_ones)):
-        if not open_ones: break
-        tried = copy.copy(call)
-        tried.per_image = [of if of is not None else True for of in call.per_image]
-        for k, of in zip(open_ones, ways): tried.per_image[k] = of
-        if (said := answer(tried)) is not None: found.append((tried.per_image, said))
-    if any(not same(said, found[0][1]) for _, said in found):
+    for way in filter(None, chain([each], map(ask, whole))):
+        found.append(way)
+        if given and all(map(same, way[1], (given[i] for i in images))):
+            found = [way]
+            break
+    if any(not all(map(same, said, found[0][1])) for _, said in found):
         raise ValueError(f"additional_forward_args: a tensor has {call.n} rows, as many as there are images, and the "
                          "model takes it whole and image by image, with different answers. Say which is meant: "
                          "Whole(tensor) or PerImage(tensor)")
@@ -197,11 +223,15 @@ def _packed_baselines(given, call):
             raise ValueError(f"baselines of shape {tuple(t.shape)} do not fit the input {k!r} of {tuple(x.shape)}")
         parts[k] = t.expand(1, *x.shape[1:]) if for_all else t
     most = max(len(t) for t in parts.values())
+    if any(len(t) not in (1, most) for t in parts.values()):
+        raise ValueError(f"baselines: the inputs have {sorted({len(t) for t in parts.values()})} of them: give each as "
+                         "many, or one for all")
     return call._pack({k: t.expand(most, *t.shape[1:]) if len(t) == 1 else t for k, t in parts.items()})
 
 def _packed_patch(given, call):
     "Patches of several inputs, as one mask; `None` covers nothing"
-    if call._is_single() and _kind_of(given) is not call.kind: return given
+    of_images = isinstance(given, (tuple, list)) and all(isinstance(p, Patch) for p in given)
+    if call._is_single() and (_kind_of(given) is not call.kind or of_images and len(call.inputs) > 1): return given
     parts = _like_inputs(given, call, 'patch')
     if call._is_single(): return next(iter(parts.values()))
     def mask(p, x): return torch.zeros_like(x, dtype=torch.bool) if p is None else as_mask(p, x).expand_as(x)
@@ -257,8 +287,13 @@ def for_quantus(
     def explain(model, inputs, targets=None, **more):
         weight = next(model.parameters(), torch.zeros(())) if hasattr(model, 'parameters') else torch.zeros(())
         x = torch.as_tensor(inputs, device=weight.device).to(weight.dtype)
-        target = None if targets is None else torch.as_tensor(targets, device=x.device).long().reshape(-1)
+        target = None if targets is None else torch.as_tensor(targets, device=x.device).reshape(-1)
+        if target is not None and (target != target.long()).any():
+            raise ValueError("targets must be whole numbers, the classes")
+        target = None if target is None else target.long()
         if target is not None and len(target) == 1 < len(x): target = target.expand(len(x))
         own = {k: v for k, v in more.items() if k in known and k not in ('model', 'inputs', 'target')}
-        return method(model, x, target, **{**options, **own}).cpu().numpy()
+        found = method(model, x, target, **{**options, **own})
+        maps = found[0] if isinstance(found, tuple) else found
+        return (maps if maps.dtype == torch.float64 else maps.float()).cpu().numpy()
     return explain

@@ -137,8 +137,12 @@ def same_answer(
     a, b = _numbers(a), _numbers(b)
     known = a.isfinite() & b.isfinite()
     if not torch.allclose(a[~known], b[~known], rtol=0, atol=0, equal_nan=True): return False
-    a, b = a[known], b[known]
-    return not a.numel() or bool((a - b).abs().max() <= close*torch.maximum(a.abs().max(), b.abs().max()))
+    differ = known & (a != b)                                                # a masked logit of -1e9 sets no scale
+    if not differ.any(): return True
+    size = torch.maximum(a.abs(), b.abs()).where(differ, torch.nan).reshape(len(a), -1)
+    middle = (size.nanmedian(1, True).values - (-size).nanmedian(1, True).values)/2
+    off = (a - b).abs().reshape(len(a), -1).nan_to_num(0)                    # rounding goes by the size of most numbers
+    return bool((off <= close*torch.maximum(size, middle)).reshape(a.shape)[differ].all())
 
 def _same_gradient(a, b):
     "Do two gradients of the same score agree, but for a kink here and there? `None` is no gradient"
@@ -206,7 +210,8 @@ def _missing_dimensions(F):
 _COUPLED = ("or on its place among them: there are statistics over the batch (dynamic quantization takes them, too), "
             "or something is held for each image")
 _WAY_OUT = ("What it holds for each image (a mask, labels, a second input) give as `additional_forward_args`, or index "
-            "it with `xai_nb.core.score.image_rows()`, which says whose rows they are")
+            "it with `xai_nb.core.score.image_rows()`, which says whose rows they are; one of these arguments that is "
+            "meant whole needs `Whole(tensor)`")
 
 # %% ../../nbs/core/02_look.ipynb #db5bf7be
 def look(
@@ -282,7 +287,8 @@ def _same_score(
     if not same_answer(said.out[-1:], alone.out): return False
     if not (callable(F.output) or callable(F.target)): return True           # the score is one of the answers
     every = torch.cat([_numbers(said.f), _numbers(alone.f)]).nan_to_num(0, 0, 0)
-    largest = _numbers(alone.out).nan_to_num(0, 0, 0).abs().max()             # a score may be the rest of large numbers
+    answers, before = _numbers(said.out[-1:]).nan_to_num(0, 0, 0), _numbers(alone.out).nan_to_num(0, 0, 0)
+    largest = before.where(answers != before, 0).abs().max()                  # a score may be the rest of large numbers
     close = _CLOSE.get(alone.out.dtype, .05)*(every.abs().max() + 1e-3*largest)
     return torch.allclose(_numbers(said.f[-1:]), _numbers(alone.f), rtol=0, atol=close.item(), equal_nan=True)
 

@@ -12,16 +12,16 @@ from threading import get_ident
 from typing import Annotated, Any, NamedTuple
 from torch import Tensor, nn
 from ..core.door import ForwardArgs, ForwardCall, settle_arguments
-from ..core.look import same_answer
-from ..core.score import Chunks, check_deterministic, image_rows, no_fast_path, own_grad_mode
+from ..core.look import same_answer, unchanged
+from ..core.score import Chunks, asking_about, check_deterministic, image_rows, no_fast_path, own_grad_mode
 from ..core.words import BatchSize, Call, Layer, Model
 from .layers import At, hook_layer, module_of, not_reached, replace_tensors, tensors_in
 
 # %% ../../nbs/inside/06_from_layer.ipynb #e4037534
 class _AtLayer:
     "A hook at one call of a layer: notes the tensors there that have a row for each image, and puts others in place"
-    def __init__(self, layer, at, call, n, values=None):
-        self.layer, self.at, self.call, self.n, self.values = layer, at, call, n, values
+    def __init__(self, layer, at, call, has_rows=None, values=None):
+        self.layer, self.at, self.call, self.has_rows, self.values = layer, at, call, has_rows, values
         self.graph = torch.is_grad_enabled()
 
     def __enter__(self):
@@ -34,15 +34,17 @@ class _AtLayer:
     def __call__(self, value):
         if get_ident() != self.thread: return
         here, self.count = self.count == self.call, self.count + 1
-        self.shapes.append([tuple(t.shape) for t in tensors_in(value)])
+        there = tensors_in(value)
+        self.shapes.append([tuple(t.shape) for t in there])
         if not here: return
-        self.found = [t.detach().clone() for t in tensors_in(value) if self.has_rows(t)] # others may write into it
+        kept = self.has_rows or [True]*len(there)
+        if len(kept) != len(there): raise ValueError("the layer returns another number of tensors than it did before")
+        self.found = [t.detach().clone() for t, own in zip(there, kept) if own] # others may write into it
         if self.values is None: return
         torch.set_grad_enabled(self.graph)                                  # from here on, if it was on outside
         new = iter(self.values)
-        return replace_tensors(value, lambda t: next(new).clone() if self.has_rows(t) else t)
-
-    def has_rows(self, t): return t.is_floating_point() and t.shape[:1] == (self.n,)
+        put = {id(t): next(new).clone() if own else t for t, own in zip(there, kept)}
+        return replace_tensors(value, lambda t: put[id(t)])
 
 def _is_lost(values, out):
     "Is the answer without a graph, though the values have one?"
@@ -57,10 +59,12 @@ class FromLayer(nn.Module):
         asked:ForwardCall, # The inputs $x$ of all images, and what else the model is given
         call:int=0,        # Which of the layer's calls, from 0
         at:At='output',
+        has_rows=None,     # For each tensor there: has it a row for each image? The others stay as they are for $x$
         dtype=None,        # What the layer's values are in; asked in float64, it asks the rest in float64, too
     ):
         super().__init__()
-        self.model, self.asked, self.call, self.at, self.dtype = model, asked, call, at, dtype
+        self.model, self.asked, self.call, self.at = model, asked, call, at
+        self.has_rows, self.dtype = has_rows, dtype
         self.__dict__['layer'] = layer                                      # it is a part of the model already
         self.training = getattr(model, 'training', False)
 
@@ -70,8 +74,10 @@ class FromLayer(nn.Module):
         "Run the model with these values at the layer, on the inputs of the images that the rows belong to"
         rows, z = self._rows(values[0]), values[0]
         wider = z.dtype == torch.float64 != self.dtype
-        asked = self.asked.in_double() if wider else self.asked
-        with _AtLayer(self.layer, self.at, self.call, len(z), values) as there, torch.set_grad_enabled(False):
+        if wider and not isinstance(self.model, nn.Module):
+            raise ValueError("this needs float64: give from_layer the model as an nn.Module, or everything in float64")
+        asked, at = self.asked.in_double() if wider else self.asked, (self.layer, self.at, self.call, self.has_rows)
+        with _AtLayer(*at, values) as there, torch.set_grad_enabled(False):
             out = asked.as_given(self.model, rows)
         if there.found is None: raise ValueError("the forward pass did not reach the layer")
         if _is_lost(values, out):
@@ -109,6 +115,8 @@ def _starts(call, baselines):
 
 def _start(x, b, name):
     if b is None: return torch.zeros_like(x) if x.is_floating_point() else x
+    if isinstance(b, bool) or not isinstance(b, (int, float, Tensor)):
+        raise ValueError(f"baselines must be None, a number or a tensor for each input, not {type(b).__name__}")
     b = torch.as_tensor(b, device=x.device)
     if not x.is_floating_point() and b.is_floating_point():
         raise ValueError(f"baselines: the input {name!r} is of whole numbers, and so must be its baseline")
@@ -116,27 +124,88 @@ def _start(x, b, name):
     except RuntimeError: shapes = tuple(b.shape), tuple(x.shape)
     raise ValueError("baselines of shape {} do not fit the input {!r} of {}".format(shapes[0], name, shapes[1]))
 
-def _find_call(model, layer, at, call, asked, device):
-    "Which call is meant, from 0, by a forward pass of image 0; `ValueError` where there is nothing to start from"
-    with _AtLayer(layer, at, None, 1) as there, torch.no_grad(): asked.as_given(model, torch.tensor([0], device=device))
-    number, n = operator.index(call), there.count
-    if not n: raise ValueError(not_reached(model, layer))
-    if not -n <= number < n: raise ValueError(f"the forward pass calls the layer {n} times; there is no call {number}")
-    shapes = there.shapes[number]
-    if any(s[:1] == (1,) for s in shapes): return number % n
-    raise ValueError(f"for 1 image the layer has tensors of shape {', '.join(map(str, shapes)) or 'none'}: the batch "
-                     "must come first, in floating point. Choose another layer")
+class _Below:
+    "The model as far as a layer: what is there for some images"
+    def __init__(self, model, layer, at, asked):
+        self.model, self.layer, self.at, self.asked = model, layer, at, asked
+        self.device = next(iter(asked.inputs.values())).device
+        self.least = 1                                                      # rows that the model takes at least
 
-def _values(above, asked, size):
-    "What is at the layer for all images: a tensor, or a tuple"
-    first = next(iter(asked.inputs.values()))
-    def part(i, j):
-        rows = torch.arange(i, j, device=first.device)
-        with _AtLayer(above.layer, above.at, above.call, j - i) as there, torch.no_grad():
-            asked.as_given(above.model, rows)
-        return tuple(there.found)
-    parts = tuple(map(torch.cat, zip(*Chunks(size, first).run(part, asked.n))))
-    return parts[0] if len(parts) == 1 else parts
+    def run(self, rows, call=None, has_rows=None, asked=None):
+        "One pass without a graph, and the hook that watched it"
+        asked, n = asked or self.asked, len(rows)
+        rows = torch.as_tensor(rows, device=self.device)
+        if n < self.least: rows = torch.cat([rows, rows[-1:].expand(self.least - n)])
+        with _AtLayer(self.layer, self.at, call, has_rows) as there, torch.no_grad(), asking_about(rows, asked.n):
+            there.answer = asked.as_given(self.model, rows)
+        if there.found and n < self.least: there.found = [t[:n] for t in there.found]
+        return there
+
+    def find(self, call):
+        "Which call is meant, from 0, and which of its tensors have rows; `ValueError` where there is none to start from"
+        try: seen = [self.run([0])]
+        except torch.OutOfMemoryError: raise
+        except Exception as e:
+            try: seen, self.least = [self.run([0]*self.asked.n)], self.asked.n  # a model that takes no single image
+            except Exception: raise e from None
+        number, n = operator.index(call), seen[0].count
+        if not n: raise ValueError(not_reached(self.model, self.layer))
+        if not -n <= number < n: raise ValueError(f"the forward pass calls the layer {n} times; there is no call {number}")
+        sizes = [self.least]
+        try:
+            seen.append(self.run([0]*(self.least + 1)))                     # by two sizes of a batch
+            sizes.append(self.least + 1)
+        except torch.OutOfMemoryError: raise
+        except Exception: pass
+        shapes = list(zip(*(s.shapes[number] for s in seen)))
+        has_rows = [all(s[:1] == (k,) for s, k in zip(of, sizes)) for of in shapes]
+        if any(has_rows): return number % n, has_rows
+        raise ValueError(f"for {sizes[0]} image(s) the layer has tensors of shape "
+                         f"{', '.join(str(of[0]) for of in shapes) or 'none'}: the batch must come first, in floating "
+                         "point. Choose another layer")
+
+    def check_others(self, place):
+        "`ValueError` if the answer depends on a tensor there that has no row for each image, and would stay as it is"
+        call, has_rows = place
+        if all(has_rows): return
+        there = [t.requires_grad_() for t in self.run([0], call).found]
+        with torch.enable_grad(), _AtLayer(self.layer, self.at, call, None, there), torch.set_grad_enabled(False):
+            out = self.asked.as_given(self.model, torch.tensor([0]*self.least, device=self.device))
+        others = [t for t, own in zip(there, has_rows) if not own and t.is_floating_point()]
+        answers = [t for t in tensors_in(out) if t.requires_grad]
+        found = torch.autograd.grad([t.sum() for t in answers], others, allow_unused=True) if answers else []
+        for t, g in zip(others, found):
+            if g is None: continue
+            raise ValueError(f"the layer also has {t.dtype} of shape {tuple(t.shape)}, without a row for each image, and "
+                             "the answer depends on it: it would stay as it is. Choose another layer, or its input")
+
+    def answer(self, call, images):
+        "The model's answers on some images, one by one; `None` where it has none with a row for each"
+        try: out = tensors_in(self.run(images, asked=call).answer)[:1]
+        except torch.OutOfMemoryError: raise
+        except Exception: return None
+        return [[t[i:i + 1] for t in out] for i in range(len(images))] if out and len(out[0]) == len(images) else None
+
+    @staticmethod
+    def same(a, b): return len(a) == len(b) and all(map(same_answer, a, b))
+
+    def values(self, place, size, asked=None):
+        "What is there for all images: a list of tensors"
+        first = next(iter(self.asked.inputs.values()))
+        def part(i, j): return tuple(self.run(range(i, j), *place, asked).found)
+        return list(map(torch.cat, zip(*Chunks(size, first).run(part, self.asked.n))))
+
+    def check(self, place, found):
+        "`ValueError` where the values of an image are not the same alone, or not twice"
+        for i in sorted({0, self.asked.n - 1}):
+            first, second = (self.run([i], *place).found for _ in range(2))
+            if not all(map(same_answer, first, second)):
+                raise ValueError(f"what the layer has for image {i} is not the same twice: below it the model draws "
+                                 "random numbers (dropout, in train mode or written as a function) or remembers")
+            if not all(same_answer(a, t[i:i + 1]) for a, t in zip(first, found)):
+                raise ValueError(f"what the layer has for image {i} depends on the other images of the batch: below it "
+                                 "are statistics over the batch, or something is held for each image. Give that as "
+                                 "`additional_forward_args`")
 
 @own_grad_mode
 def from_layer(
@@ -156,24 +225,18 @@ def from_layer(
     if not several and not isinstance(inputs, Tensor):
         raise ValueError(f"inputs must be a tensor, a tuple or a dict, not {type(inputs).__name__}")
     asked, module = ForwardCall(inputs if several else (inputs,), additional_forward_args), module_of(model, layer)
-    device = next(iter(asked.inputs.values())).device
-    with no_fast_path:
-        _settle(asked, model, device)
-        above = FromLayer(model, module, asked, _find_call(model, module, at, call, asked, device), at)
-        y, start = _values(above, asked, internal_batch_size), _starts(asked, baselines)
-        above.dtype = tensors_in(y)[0].dtype
-        if start is None: return LayerQuestion(above, y, replace_tensors(y, torch.zeros_like))
-        before = copy.copy(asked)
-        before.inputs = start
-        return LayerQuestion(above, y, _values(above, before, internal_batch_size))
-
-def _settle(asked, model, device):
-    "Which of the other arguments belong to an image?"
-    def answer(call):
-        try:
-            with torch.no_grad(): out = call.as_given(model, torch.tensor([0], device=device))
-        except torch.OutOfMemoryError: raise
-        except Exception: return None
-        return tensors_in(out)
-    def same(a, b): return len(a) == len(b) and all(map(same_answer, a, b))
-    settle_arguments(asked, answer, same)
+    if not asked.n: raise ValueError("inputs must be a batch (B, …) with something in it")
+    below, start = _Below(model, module, at, asked), _starts(asked, baselines)
+    with no_fast_path, unchanged(model):
+        settle_arguments(asked, below.answer, below.same)
+        place = below.find(call)
+        y = below.values(place, internal_batch_size)
+        below.check(place, y)
+        below.check_others(place)
+        if start is None: y0 = [torch.zeros_like(t) for t in y]
+        else:
+            before = copy.copy(asked)
+            before.inputs = start
+            y0 = below.values(place, internal_batch_size, before)
+    above = FromLayer(model, module, asked, place[0], at, place[1], y[0].dtype)
+    return LayerQuestion(above, *(t[0] if len(t) == 1 else tuple(t) for t in (y, y0)))
