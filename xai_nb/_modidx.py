@@ -1885,6 +1885,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'xai_nb/rules/deep_lift.py'),
                                         'xai_nb.rules.deep_lift._in_double': ( 'rules/deep_lift.html#_in_double',
                                                                                'xai_nb/rules/deep_lift.py'),
+                                        'xai_nb.rules.deep_lift._lost': ('rules/deep_lift.html#_lost', 'xai_nb/rules/deep_lift.py'),
                                         'xai_nb.rules.deep_lift._max_dim': ('rules/deep_lift.html#_max_dim', 'xai_nb/rules/deep_lift.py'),
                                         'xai_nb.rules.deep_lift._max_pool': ('rules/deep_lift.html#_max_pool', 'xai_nb/rules/deep_lift.py'),
                                         'xai_nb.rules.deep_lift._mean_back': ( 'rules/deep_lift.html#_mean_back',

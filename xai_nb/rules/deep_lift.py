@@ -381,10 +381,24 @@ def _check_sum(F, b, rows, part):
         if changed.max() > .1:
             warnings.warn(f"deep_lift: rounding in {str(part.maps.dtype)[6:]} changes a map by {changed.max():.0%} "
                           "(L1); give the model and the inputs in float64", stacklevel=6)
+    lost = _lost(part, gap)
+    if not len(lost): return
+    worst = lost[gap[lost].argmax()]
+    ratio = part.maps[worst].abs().double().sum()/part.climb[worst].abs()
+    warnings.warn(f"deep_lift: by rounding the map misses the change of the score by {gap[worst]:.1e}, and that is "
+                  f"{part.climb[worst]:.1e}: the attributions add up to {ratio:.0e} times as much without their signs, "
+                  "and cancel. A norm whose numbers are all equal at the baseline does that: take another baseline",
+                  stacklevel=6)
+
+def _lost(part, gap):
+    "The numbers of the maps whose gap is large beside the scores, however large the attributions are"
+    share = torch.finfo(part.maps.dtype).eps**.25
+    return (gap > share*(part.due.abs() + part.size)).nonzero().flatten()
 
 def _tell_gap(part, kept):
     "A warning for maps that do not add up, where operations without a rule may keep their gradient"
     gap, doubtful = _doubtful(part)
+    doubtful = torch.cat([doubtful, _lost(part, gap)])
     if not len(doubtful): return
     worst = doubtful[gap[doubtful].argmax()]
     what = ', '.join(sorted(kept)) or 'something that it does with its values, such as a mask,'
