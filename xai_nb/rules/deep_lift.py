@@ -387,7 +387,7 @@ def _check_sum(F, b, rows, part):
     ratio = part.maps[worst].abs().double().sum()/part.climb[worst].abs()
     warnings.warn(f"deep_lift: by rounding the map misses the change of the score by {gap[worst]:.1e}, and that is "
                   f"{part.climb[worst]:.1e}: the attributions add up to {ratio:.0e} times as much without their signs, "
-                  "and cancel. A norm whose numbers are all equal at the baseline does that: take another baseline",
+                  "and cancel, as where all numbers of a norm are equal at the baseline: take another baseline",
                   stacklevel=6)
 
 def _lost(part, gap):
