@@ -18,7 +18,7 @@ from ..paths.averages import mean_of
 from ..paths.integral import path_rule
 from ..paths.kinks import call_name, operations
 from .products import Moving, PRODUCT_RULES, _bounded, could_move, is_composed, opened
-from .relu import ACTIVATIONS, _FLOORS, ReLURule, Rule, Unknown, check_eager, detached_call, enter_vmap
+from .relu import ACTIVATIONS, _FLOORS, ReLURule, Rule, check_eager, detached_call, enter_vmap
 from .relu import has_graph, is_inside_vmap, leave_vmap, rules_in_force, with_gradient_of
 
 # %% ../../nbs/rules/02_deep_lift.ipynb #622f5dee
