@@ -82,7 +82,7 @@ def _quotient(rule, name, func, args, kwargs):
     if not rule.moves(b): return func(a, b)
     y, inplace = detached_call(lambda z: func(z, b), a)
     with torch.no_grad(): of_a, of_b = .5/b + .5/b0, -(.5*a + .5*a0)/b/b0
-    y = with_gradient_of(y, (a.clone() if inplace else a)*of_a + of_b*b)
+    y = with_gradient_of(y, a*of_a + of_b*b)
     return a.copy_(y) if inplace else y
 
 def _einsum(rule, name, func, args, kwargs):
@@ -114,7 +114,7 @@ def _taken_apart(rule, name, func, args, kwargs, recipe):
     "A function of which the recipe tells how it is made of others: its own value, and their rules on the way back"
     (first, *args), kwargs = call_arguments(args, kwargs)
     value, inplace = detached_call(lambda z: func(z, *args, **kwargs), first)
-    parts = rule.again(recipe, first.clone() if inplace else first, *args, **kwargs)
+    parts = rule.again(recipe, first, *args, **kwargs)
     if parts is None: return func(first, *args, **kwargs)
     if isinstance(value, Tensor): y = _with_gradient(rule, value, parts)
     else: y = tuple(_with_gradient(rule, v, p) for v, p in zip(value, parts))
