@@ -9,20 +9,20 @@ __all__ = ['Patch', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'layer_na
            'imagenet_categories', 'parse_box', 'saliency', 'input_x_gradient', 'integrated_gradients', 'QUADRATURES',
            'PathInfo', 'path_rule', 'integrate', 'completeness_gap', 'TooManyPieces', 'distributional_ig',
            'smooth_grad', 'smooth_grad_sq', 'var_grad', 'smooth_grad_ig', 'expected_gradients', 'random_attribution',
-           'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift', 'Moments', 'fit_moments',
-           'pattern_quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of', 'load_patterns',
-           'pattern_net', 'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights', 'load_npz_patterns',
-           'VGG16_NPZ', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve', 'Atlas', 'ipna_atlas',
-           'LayerQuestion', 'from_layer', 'RadialNewton', 'DDN', 'DeepFool', 'PGD', 'CarliniWagner',
-           'certified_distance', 'image_bounds', 'Boundary', 'DEFAULT_SEARCHES', 'find_boundary', 'boundary_saliency',
-           'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift', 'boundary_normal', 'Homogeneity',
-           'is_homogeneous', 'x_gradient', 'remove_bias', 'x_alexnet', 'x_vgg16', 'FixupResNet', 'fixup_resnet50',
-           'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES', 'mixup', 'train_classifier',
-           'classification_sums', 'show_history', 'Prior', 'training_attributions', 'gini', 'sparsity',
-           'total_variation', 'AXIOMS', 'NotApplicable', 'axiom_report', 'only_for', 'Scorecard', 'path_attribution',
-           'traffic_light', 'traffic_light_pictures', 'traffic_light_figure', 'curve_figure', 'explore_ipna',
-           'pick_patch', 'pick_point', 'explore_path', 'explore_patterns', 'explore_boundary', 'explore_contrast',
-           'explore_methods']
+           'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift', 'deep_lift_shap', 'Moments',
+           'fit_moments', 'pattern_quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of',
+           'load_patterns', 'pattern_net', 'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights',
+           'load_npz_patterns', 'VGG16_NPZ', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
+           'Atlas', 'ipna_atlas', 'LayerQuestion', 'from_layer', 'RadialNewton', 'DDN', 'DeepFool', 'PGD',
+           'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'DEFAULT_SEARCHES', 'find_boundary',
+           'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift', 'boundary_normal',
+           'Homogeneity', 'is_homogeneous', 'x_gradient', 'remove_bias', 'x_alexnet', 'x_vgg16', 'FixupResNet',
+           'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES', 'mixup',
+           'train_classifier', 'classification_sums', 'show_history', 'Prior', 'training_attributions', 'gini',
+           'sparsity', 'total_variation', 'AXIOMS', 'NotApplicable', 'axiom_report', 'only_for', 'Scorecard',
+           'path_attribution', 'traffic_light', 'traffic_light_pictures', 'traffic_light_figure', 'curve_figure',
+           'explore_ipna', 'pick_patch', 'pick_point', 'explore_path', 'explore_patterns', 'explore_boundary',
+           'explore_contrast', 'explore_methods']
 
 # %% ../nbs/all.ipynb #4c11b1f7
 from .core.words import Patch, black_baseline, IMAGENET_MEAN, IMAGENET_STD, layer_names, find_layer
@@ -39,7 +39,7 @@ from .paths.kinks import TooManyPieces
 from .paths.averages import distributional_ig, smooth_grad, smooth_grad_sq, var_grad, smooth_grad_ig
 from .paths.averages import expected_gradients, random_attribution
 from .rules.relu import Guided, Deconvnet, guided_backprop, deconvnet
-from .rules.deep_lift import deep_lift
+from .rules.deep_lift import deep_lift, deep_lift_shap
 from .rules.moments import Moments, fit_moments, pattern_quality, sample_patches
 from .rules.patterns import Patterns, fit_patterns, patterns_of, load_patterns, pattern_net
 from .rules.patterns import pattern_attribution, pattern_guided_ig, load_npz_weights, load_npz_patterns
@@ -72,7 +72,7 @@ _all_ = [
     'saliency', 'input_x_gradient', 'integrated_gradients', 'QUADRATURES', 'PathInfo', 'path_rule', 'integrate',
     'completeness_gap', 'TooManyPieces', 'distributional_ig', 'smooth_grad', 'smooth_grad_sq', 'var_grad',
     'smooth_grad_ig', 'expected_gradients', 'random_attribution',
-    'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift', 'Moments', 'fit_moments',
+    'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift', 'deep_lift_shap', 'Moments', 'fit_moments',
     'pattern_quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of', 'load_patterns',
     'pattern_net', 'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights', 'load_npz_patterns',
     'VGG16_NPZ',

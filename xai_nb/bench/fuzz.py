@@ -74,7 +74,8 @@ def may_refuse(
         if case.function and case.dtype == 'float32': return True              # a function cannot be converted
         return not kinds <= followed | {'kinked'} or case.output != 'logit' or 'admax' in case.net
     if case.method == 'deep_lift' and 'strided' in case.net: return True
-    if case.method == 'deep_lift': return not kinds <= followed | {'kinked', 'smooth', 'softmax'}
+    if case.method == 'deep_lift' and re.search(r'\b(cum)?prod\b', case.net): return True
+    if case.method == 'deep_lift': return bool(kinds & {'masked', 'custom', 'checkpoint'})
     if case.method in ('guided_backprop', 'deconvnet'): return not kinds <= followed
     return False
 
