@@ -37,7 +37,8 @@ def _drops(F, tables, progress):
         drops = F.value[rows] - F.at(z, rows)
         bar.update(j - i)
         return drops
-    with progress_bar(progress and 'occlusion', len(F.rows)*n, 'window') as bar: drops = F.chunk.cat(chunk, len(F.rows)*n)
+    n_all = len(F.rows)*n
+    with progress_bar(progress and 'occlusion', n_all, 'window') as bar: drops = F.chunk.cat(chunk, n_all)
     drops = drops.unflatten(0, (len(F.rows), *counts))
     check_finite(drops, 'the score with a window covered')
     return drops.to(torch.promote_types(drops.dtype, torch.float32))
