@@ -118,7 +118,7 @@ def token_grid(
     what = f'a grid of {grid}' if grid is not None else f'inputs of shape {tuple(picture)}'
     how = 'do not fit' if not found else f"fit in {len(found)} ways"
     raise ValueError(f"{n_tokens} tokens {how} {what}, with {' or '.join(map(str, extras))} more for the class: "
-                     "give grid= (rows, columns) and class_tokens=")
+                     "give class_tokens=, and to draw them grid= (rows, columns)")
 
 # %% ../../nbs/inside/05_cams.ipynb #d81c8a3c
 @attribution_method
