@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['At', 'plain_attention', 'MapTolerance', 'Info', 'replace_tensors', 'tensors_in', 'hook_layer', 'Place', 'find_place',
            'not_reached', 'hooks_in_words', 'module_of', 'LayerTap', 'layer_jvp', 'adjoint_miss', 'find_way',
-           'make_layer_jvp', 'layer_integral', 'layer_question', 'conductance', 'is_cut']
+           'check_layer', 'make_layer_jvp', 'layer_integral', 'layer_question', 'conductance', 'is_cut']
 
 # %% ../../nbs/inside/01_layers.ipynb #936442da
 import copy, operator, torch, warnings
@@ -406,15 +406,11 @@ def find_way(
     """The first way that passes the adjoint test; `RuntimeError` where none does, `ValueError` where looking changes
     the score"""
     if _backward_is_changed(): return ways[0]                               # a rule: the two need not agree
-    tap = LayerTap(place)
-    try:
-        with _passed_on(place.layer) as passed: leaf, f = _run_back(tap, F, z, rows)
+    try: tap, leaf, check = _look_back(F, place, z, rows)
     except RuntimeError as e:
         if isinstance(e, torch.OutOfMemoryError): raise
         return ways[0]                                                      # there is no graph to compare with
-    _check_same_score(F, place, z, rows, tap.out)
-    _check_no_other_way(f, tap, passed)
-    tap.gradients(F, f)
+    check()
     moving, pairs, direction = _pull_back(tap, leaf)
     if not moving: _check_fixed(F, tap, rows)
     close, misses, cause = 3*torch.finfo(z.dtype).eps**.5, {}, None
@@ -436,6 +432,26 @@ def find_way(
             return ways[0]                                                  # what the two ways differ by is rounding
         raise RuntimeError(_LOST) from cause
     return ways[0] if misses.get(ways[0], 1.) <= 10*misses[best] else best  # rounding: the faster way will do
+
+def _look_back(F, place, z, rows):
+    """The tap and the points of one pass, and a function: `ValueError` if looking changes the score, or sees a part of
+    what comes of the layer only, or nothing"""
+    tap = LayerTap(place)
+    with _passed_on(place.layer) as passed: leaf, f = _run_back(tap, F, z, rows)
+    def check():
+        _check_same_score(F, place, z, rows, tap.out)
+        _check_no_other_way(f, tap, passed)
+        tap.gradients(F, f)
+    return tap, leaf, check
+
+@_plainly
+def check_layer(
+    F:Score,     # The score
+    place:Place, # Where the units are
+    ):
+    "`ValueError` if looking there changes the score of the first image, or sees a part of what comes of the layer only"
+    few = slice(place.rows)
+    if not _backward_is_changed(): _look_back(F, place, F.inputs[few], F.rows[few])[2]()
 
 def _size(tensors): return sum(t.square().sum() for t in tensors)**.5
 

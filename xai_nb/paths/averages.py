@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['as_generator', 'noise_spread', 'RunningMean', 'mean_of', 'smooth_grad', 'smooth_grad_sq', 'RunningVariance',
-           'var_grad', 'smooth_grad_ig', 'distributional_ig', 'expected_gradients', 'random_attribution']
+           'var_grad', 'smooth_grad_ig', 'distributional_ig', 'expected_gradients', 'gradient_shap',
+           'random_attribution']
 
 # %% ../../nbs/paths/05_averages.ipynb #ef1c62be
 import operator, torch, warnings
@@ -254,37 +255,60 @@ class _StartCheck:
         for k, row in zip(new, out.split(1)):
             check_finite(F.pick(filled_up(row, len(F.rows)), F.rows), f'the score at baseline {k}')
 
-@attribution_method
-def expected_gradients(
-    model:Model, inputs:Inputs, target:Target=None,
-    baselines=None,       # $D$: a tensor `(K, …)` to draw from
+def _over_pairs(
+    label,                # Of the progress bar
+    model, inputs, target, baselines, /,
     *,
+    stdevs=0.,            # $\sigma$ of the noise, in units of the input: a number or one for each image
     output:Output='logit',
     n_samples:Samples=49, # Pairs of a baseline and a place, for each image
-    generator:Generator=None, internal_batch_size:BatchSize=None,
-    return_std_error:StdError=False, progress:Progress=False,
-    )->Tensor|tuple:      # Shaped like `inputs`, in units of the score; with the error a pair
-    "Expected gradients (Erion et al. 2021, eq. 3); `ValueError` for bad input"
+    generator:Generator=None,
+    internal_batch_size:BatchSize=None,
+    return_std_error:StdError=False,
+    progress:Progress=False,
+    ):
     F = Score(model, inputs, target, output, internal_batch_size)
-    generator = as_generator(generator, F.inputs.device)
+    generator, sigma = as_generator(generator, F.inputs.device), noise_spread(F.inputs, 0., stdevs)
     if not isinstance(baselines, Tensor) or baselines.shape[1:] != inputs.shape[1:] or not len(baselines):
         raise ValueError("baselines must be a tensor (K, …) of baselines shaped like one input, "
                          f"{tuple(inputs.shape[1:])}")
     D, B = baselines.detach().to(F.inputs), len(F.rows)
     check_finite(D, 'baselines')
-    check_start, drawn = _StartCheck(F, D), dict(generator=generator, device=generator.device)
+    check_start, drawn, is_noisy = _StartCheck(F, D), dict(generator=generator, device=generator.device), sigma.any()
     def pair():
-        "A baseline and a place on the path from it, for each image"
+        "For each image: a baseline, a place on the path from it, and where that path ends"
         which = torch.randint(len(D), (B,), **drawn).to(D.device)
-        return which, torch.rand(B, dtype=torch.float32, **drawn).to(D)
+        alphas = torch.rand(B, dtype=torch.float32, **drawn).to(D)
+        return which, alphas, F.inputs + sigma*_normal(F.inputs, generator) if is_noisy else F.inputs
     def sample(k, m):
-        which, alphas = (torch.cat(t) for t in zip(*(pair() for _ in range(m))))
+        which, alphas, x = (torch.cat(t) for t in zip(*(pair() for _ in range(m))))
         check_start(which)
-        b, x = D[which], F.inputs.repeat(m, *[1]*(F.inputs.ndim - 1))
+        b = D[which]
         z = b + per_row(alphas, x)*(x - b)
         return ((x - b)*gradients(F, z, F.rows.repeat(m))).unflatten(0, (m, B))
     at_once = max(1, F.chunk.rows//B)
-    return mean_of(sample, n_samples, at_once, inputs, return_std_error, progress and 'expected gradients')
+    return mean_of(sample, n_samples, at_once, inputs, return_std_error, progress and label)
+
+@attribution_method
+@delegates(_over_pairs, but=['stdevs'])
+def expected_gradients(
+    model:Model, inputs:Inputs, target:Target=None,
+    baselines=None,  # $D$: a tensor `(K, …)` to draw from
+    **kwargs
+    )->Tensor|tuple: # Shaped like `inputs`, in units of the score; with the error a pair
+    "Expected gradients (Erion et al. 2021, eq. 3); `ValueError` for bad input"
+    return _over_pairs('expected gradients', model, inputs, target, baselines, **kwargs)
+
+# %% ../../nbs/paths/05_averages.ipynb #47a5e8ee
+@attribution_method
+@delegates(_over_pairs)
+def gradient_shap(
+    model:Model, inputs:Inputs, target:Target=None,
+    baselines=None,  # $D$: a tensor `(K, …)` to draw from
+    **kwargs
+    )->Tensor|tuple: # Shaped like `inputs`, in units of the score; with the error a pair
+    "Expected gradients from noisy inputs, GradientSHAP (as Captum's `GradientShap`); `ValueError` for bad input"
+    return _over_pairs('GradientSHAP', model, inputs, target, baselines, **kwargs)
 
 # %% ../../nbs/paths/05_averages.ipynb #2deaad7d
 def random_attribution(
