@@ -845,6 +845,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'xai_nb.core.door._packed_patch': ('core/door.html#_packed_patch', 'xai_nb/core/door.py'),
                                   'xai_nb.core.door._unpacked_maps': ('core/door.html#_unpacked_maps', 'xai_nb/core/door.py'),
                                   'xai_nb.core.door._with_call': ('core/door.html#_with_call', 'xai_nb/core/door.py'),
+                                  'xai_nb.core.door.check_one_input': ('core/door.html#check_one_input', 'xai_nb/core/door.py'),
                                   'xai_nb.core.door.for_quantus': ('core/door.html#for_quantus', 'xai_nb/core/door.py'),
                                   'xai_nb.core.door.forward_call': ('core/door.html#forward_call', 'xai_nb/core/door.py'),
                                   'xai_nb.core.door.per_input': ('core/door.html#per_input', 'xai_nb/core/door.py'),

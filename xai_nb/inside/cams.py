@@ -121,7 +121,7 @@ def token_grid(
                      "give class_tokens=, and to draw them grid= (rows, columns)")
 
 # %% ../../nbs/inside/05_cams.ipynb #d81c8a3c
-@attribution_method
+@attribution_method(of_inputs=False)
 @delegates(_layer_maps)
 def grad_cam(
     model:Model, inputs:Inputs, target:Target, layer:Layer, *,
@@ -150,7 +150,7 @@ def _with_places(n, n_dims, picture, class_tokens):
     if k >= n: raise ValueError(f"class_tokens: {k} of {n} tokens leave none with a place")
     return k, n - k
 
-@attribution_method
+@attribution_method(of_inputs=False)
 @delegates(_layer_maps)
 def hires_cam(
     model:Model, inputs:Inputs, target:Target, layer:Layer, *,
@@ -163,7 +163,7 @@ def hires_cam(
         return m.relu() if relu else m
     return _layer_maps(of, model, inputs, target, layer, **kwargs)
 
-@attribution_method
+@attribution_method(of_inputs=False)
 @delegates(_layer_maps)
 def layer_gradient_x_activation(
     model:Model, inputs:Inputs, target:Target, layer:Layer, **kwargs
@@ -171,7 +171,7 @@ def layer_gradient_x_activation(
     "Gradient times activation of every unit (as Captum's `LayerGradientXActivation`); `ValueError` for bad input"
     return _layer_maps(operator.mul, model, inputs, target, layer, **kwargs)
 
-@attribution_method
+@attribution_method(of_inputs=False)
 def layer_activation(
     model:Model, inputs:Inputs, layer:Layer, *,
     internal_batch_size:BatchSize=None, call:Call=-1, at:At='output',

@@ -11,6 +11,7 @@ from functools import reduce
 from torch import Tensor
 from ..core.words import Baselines, BatchSize, Inputs, Model, Output, Progress, Target, check_finite
 from ..core.words import progress_bar, whole_number
+from ..core.door import check_one_input
 from ..core.score import Score, attribution_method
 
 # %% ../../nbs/paths/06_occlusion.ipynb #208518dc
@@ -53,6 +54,7 @@ def occlusion(
     )->Tensor:               # Shaped like `inputs`: the mean drop of the windows at each place, in units of the score
     "How far the score falls when a window is covered (Zeiler and Fergus 2014); `ValueError` for bad input"
     F = Score(model, inputs, target, output, internal_batch_size, baselines=baselines)
+    check_one_input(F.forward_call, 'occlusion')
     shape = tuple(F.inputs.shape[1:])
     windows, strides = _window_sizes(sliding_window_shapes, shape), _strides(strides, shape)
     for w, s, size in zip(windows, strides, shape):
