@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['Patch', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'layer_names', 'find_layer', 'Score', 'to_image',
            'attribution_scale', 'overlay', 'draw_box', 'color_key', 'show_images', 'show_grid', 'save_image',
-           'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories', 'parse_box', 'saliency',
-           'input_x_gradient', 'integrated_gradients', 'QUADRATURES', 'PathInfo', 'path_rule', 'integrate',
-           'completeness_gap', 'TooManyPieces', 'distributional_ig', 'smooth_grad', 'smooth_grad_sq', 'var_grad',
-           'smooth_grad_ig', 'expected_gradients', 'random_attribution', 'Guided', 'Deconvnet', 'guided_backprop',
-           'deconvnet', 'deep_lift', 'Moments', 'fit_moments', 'pattern_quality', 'sample_patches', 'Patterns',
-           'fit_patterns', 'patterns_of', 'load_patterns', 'pattern_net', 'pattern_attribution', 'pattern_guided_ig',
-           'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ', 'conductance', 'ipna', 'top_units', 'prune',
-           'PruneCurve', 'prune_curve', 'Atlas', 'ipna_atlas', 'RadialNewton', 'DDN', 'DeepFool', 'PGD',
-           'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'DEFAULT_SEARCHES', 'find_boundary',
-           'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift', 'boundary_normal',
-           'Homogeneity', 'is_homogeneous', 'x_gradient', 'remove_bias', 'x_alexnet', 'x_vgg16', 'FixupResNet',
-           'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES', 'mixup',
-           'train_classifier', 'classification_sums', 'show_history', 'Prior', 'training_attributions', 'gini',
-           'sparsity', 'total_variation', 'AXIOMS', 'NotApplicable', 'axiom_report', 'only_for', 'Scorecard',
-           'path_attribution', 'traffic_light', 'traffic_light_pictures', 'traffic_light_figure', 'curve_figure',
-           'explore_ipna', 'pick_patch', 'pick_point', 'explore_path', 'explore_patterns', 'explore_boundary',
-           'explore_contrast', 'explore_methods']
+           'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories', 'parse_box', 'ask_text',
+           'show_tokens', 'saliency', 'input_x_gradient', 'integrated_gradients', 'QUADRATURES', 'PathInfo',
+           'path_rule', 'integrate', 'completeness_gap', 'TooManyPieces', 'distributional_ig', 'smooth_grad',
+           'smooth_grad_sq', 'var_grad', 'smooth_grad_ig', 'expected_gradients', 'random_attribution', 'Guided',
+           'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift', 'Moments', 'fit_moments', 'pattern_quality',
+           'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of', 'load_patterns', 'pattern_net',
+           'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ',
+           'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve', 'Atlas', 'ipna_atlas',
+           'RadialNewton', 'DDN', 'DeepFool', 'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary',
+           'DEFAULT_SEARCHES', 'find_boundary', 'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig',
+           'boundary_deep_lift', 'boundary_normal', 'Homogeneity', 'is_homogeneous', 'x_gradient', 'remove_bias',
+           'x_alexnet', 'x_vgg16', 'FixupResNet', 'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint',
+           'Recipe', 'RECIPES', 'mixup', 'train_classifier', 'classification_sums', 'show_history', 'Prior',
+           'training_attributions', 'gini', 'sparsity', 'total_variation', 'AXIOMS', 'NotApplicable', 'axiom_report',
+           'only_for', 'Scorecard', 'path_attribution', 'traffic_light', 'traffic_light_pictures',
+           'traffic_light_figure', 'curve_figure', 'explore_ipna', 'pick_patch', 'pick_point', 'explore_path',
+           'explore_patterns', 'explore_boundary', 'explore_contrast', 'explore_methods']
 
 # %% ../nbs/all.ipynb #4c11b1f7
 from .core.words import Patch, black_baseline, IMAGENET_MEAN, IMAGENET_STD, layer_names, find_layer
@@ -30,6 +30,7 @@ from .io.show import to_image, attribution_scale, overlay, draw_box, color_key, 
 from .io.show import save_image
 from .io.load import load_image, Preprocess, load_model, load_two_parts, imagenet_categories
 from .io.question import parse_box
+from .io.text import ask_text, show_tokens
 from .paths.gradient import saliency, input_x_gradient
 from .paths.ig import integrated_gradients
 from .paths.integral import QUADRATURES, PathInfo, path_rule, integrate, completeness_gap
@@ -65,6 +66,7 @@ _all_ = [
     'Patch', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'layer_names', 'find_layer', 'Score',
     'to_image', 'attribution_scale', 'overlay', 'draw_box', 'color_key', 'show_images', 'show_grid', 'save_image',
     'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories', 'parse_box',
+    'ask_text', 'show_tokens',
     'saliency', 'input_x_gradient', 'integrated_gradients', 'QUADRATURES', 'PathInfo', 'path_rule', 'integrate',
     'completeness_gap', 'TooManyPieces', 'distributional_ig', 'smooth_grad', 'smooth_grad_sq', 'var_grad',
     'smooth_grad_ig', 'expected_gradients', 'random_attribution',

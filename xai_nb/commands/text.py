@@ -13,7 +13,6 @@ from torch import Tensor
 from .. import __version__
 from ..core.score import Score
 from ..inside.from_layer import from_layer
-from ..io.files import write_whole
 from ..io.text import TextQuestion, ask_text, show_tokens
 from ..paths.ig import integrated_gradients
 from ..paths.integral import path_rule
@@ -50,7 +49,7 @@ class TokenShares(NamedTuple):
     gap:float     # The sum of the scores, less $F(x)-F(x')$
 
 def token_shares(
-    q:TextQuestion,
+    q:TextQuestion,     # Of `ask_text`
     *,
     output:str='logit', # What is attributed: `'logit'` or `'prob'`
     n_steps:int=100,    # Points on the path
@@ -62,8 +61,8 @@ def token_shares(
     return TokenShares(a.sum(2)[0].cpu(), value, start, gap.item())
 
 def table(
-    q:TextQuestion,
-    r:TokenShares,
+    q:TextQuestion, # Of `ask_text`
+    r:TokenShares,  # Of `token_shares`
     )->str:
     "The shares as text"
     width = max(10, *map(len, q.tokens))
@@ -89,9 +88,9 @@ def resolve(
     return q
 
 def result(
-    options,       # Parsed, as by `parser`
-    q:TextQuestion,
-    r:TokenShares,
+    options,        # Parsed, as by `parser`
+    q:TextQuestion, # What they mean
+    r:TokenShares,  # Of `token_shares`
     )->dict:
     "What goes into `result.json`: the shares, and everything needed to compute them again"
     tokens = [dict(token=t, id=i, score=v) for t, i, v in

@@ -150,7 +150,7 @@ def _directory(directory, *files):
         raise ValueError(f"{directory} has weights as a pickled file, which can run code: "
                          "write them anew with save_pretrained, as model.safetensors")
     for f in 'config.json', *files:
-        if not (directory/f).is_file(): raise FileNotFoundError(f"{directory} has no {f}")
+        if not (directory/f).is_file(): raise FileNotFoundError(f"{directory} lacks the file {f}")
     if not weights: raise FileNotFoundError(f"{directory} has no model.safetensors")
     return directory
 
@@ -181,11 +181,15 @@ def load_hf(
                          "which would be random")
     return model.eval()
 
+_VOCABULARIES = 'tokenizer.json', 'vocab.*', '*vocab*.json', '*.model'
+
 def load_tokenizer(
     directory, # Where the model is, too
     ):         # Of transformers
-    "The tokenizer of a model; `ValueError` where transformers cannot load it"
+    "The tokenizer of a model; `FileNotFoundError` or `ValueError` where there is none that transformers can load"
     directory = _directory(directory)
+    if not any(f for p in _VOCABULARIES for f in directory.glob(p)):        # transformers would make an empty one
+        raise FileNotFoundError(f"{directory} has no tokenizer: tokenizer.json, or a vocabulary")
     def load(transformers): return transformers.AutoTokenizer.from_pretrained(directory, **_LOCAL)
     return _load(directory, 'a tokenizer', load)
 
@@ -227,7 +231,8 @@ def _pixels(batch, directory):
 def _numbers(p, settings, directory):
     "What `Preprocess` takes, with mean, deviation and interpolation of a processor"
     if getattr(p, 'rescale_offset', False):
-        raise ValueError(f"{directory}: its image processor has an offset of its own, so size and crop stay as they are")
+        raise ValueError(f"{directory}: its image processor has an offset of its own, so size and crop "
+                         "stay as they are")
     scale = 255*p.rescale_factor if p.do_rescale else 255.                     # of pixels from 0 to 1
     mean, std = (p.image_mean, p.image_std) if p.do_normalize else (0., 1.)
     mean, std = _per_channel(mean, 'mean'), _per_channel(std, 'std')

@@ -107,9 +107,9 @@ class Preprocess:
     def __call__(self, img:Image.Image)->torch.Tensor:
         "The input, `(1, 3, crop, crop)`"
         if self.assumed:
-            warnings.warn(f"nothing says how photos were prepared when this model was trained: {', '.join(self.assumed)}"
-                          " are ImageNet's. If they are others, say so: mean, std, size, crop, interpolation "
-                          "(in a command --mean and so on)", stacklevel=2)
+            warnings.warn("nothing says how photos were prepared when this model was trained: "
+                          f"{', '.join(self.assumed)} are ImageNet's. If they are others, say so: "
+                          "mean, std, size, crop, interpolation (in a command --mean and so on)", stacklevel=2)
         return TF.normalize(TF.to_tensor(self.picture(img)), self.mean, self.std)[None]
 
     @property
@@ -359,7 +359,7 @@ def assumed_preprocess(
     return Preprocess(assumed=('mean', 'std', 'size', 'crop')).changed(settings)
 
 def load_model(
-    name:str,                # A torchvision classifier, `timm/NAME`, `hf:DIRECTORY`, `package.module:function`, or a file
+    name:str,                # Of torchvision, `timm/NAME`, `hf:DIRECTORY`, `package.module:function`, or a model's file
     weights=None,            # A file with a state dict, or `'DEFAULT'` (or torchvision's name) to download them
     *,
     trust_pickle:bool=False, # Allow files that run code

@@ -95,7 +95,8 @@ def _network(model, weights, first, second, trust_pickle, settings):
     if weights is not None and not isinstance(model, (str, Path)):
         raise ValueError("weights need the name of a model to go into")
     if first is not None:
-        return _Network(load_two_parts(first, second, trust_pickle=trust_pickle), assumed_preprocess(settings), layer='first')
+        both = load_two_parts(first, second, trust_pickle=trust_pickle)
+        return _Network(both, assumed_preprocess(settings), layer='first')
     if isinstance(model, (str, Path)):
         return _Network(*load_model(model, weights, trust_pickle=trust_pickle, **settings))
     if hasattr(model, 'pretrained_cfg') and type(model).__module__.startswith('timm.'):
@@ -202,9 +203,10 @@ def ask(
     That the forward pass reaches the layer is not checked here, see `find_place`"""
     given = model is not None or first is not None
     settings = photo_settings(mean, std, size, crop, interpolation)
-    if settings and (preprocess is not None or isinstance(image, Tensor)):
-        why = "an input is taken as it is" if isinstance(image, Tensor) else "preprocess says it all"
-        raise ValueError(f"{why}: leave out {', '.join(settings)}")
+    if settings and isinstance(image, Tensor):
+        raise ValueError(f"an input is taken as it is: leave out {', '.join(settings)}")
+    if settings and preprocess is not None:
+        raise ValueError(f"preprocess says it all: leave out {', '.join(settings)}")
     net = _network(model, weights, first, second, trust_pickle, settings)
     layer = layer or net.layer
     if layer is not None: _check_layer(net.model, layer, listed=not isinstance(model, nn.Module))

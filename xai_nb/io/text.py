@@ -43,7 +43,8 @@ def _encode(tokenizer, text, limit):
     options = dict(return_offsets_mapping=True) if tokenizer.is_fast else {}
     batch = tokenizer(text, return_tensors='pt', return_attention_mask=True, verbose=False, **options)
     n = batch['input_ids'].shape[1]
-    if limit is not None and n > limit: raise ValueError(f"the text has {n} tokens, and the network takes {limit}: shorten it")
+    if limit is not None and n > limit:
+        raise ValueError(f"the text has {n} tokens, and the network takes {limit}: shorten it")
     return batch
 
 def _baseline_id(tokenizer, baseline):
@@ -89,7 +90,8 @@ def _check_ids(model, ids):
     "`ValueError` where tokenizer and network do not belong together"
     n = model.get_input_embeddings().num_embeddings
     if ids.max() < n: return
-    raise ValueError(f"the tokenizer gives the id {ids.max()}, and the network knows ids up to {n - 1}: they do not fit")
+    raise ValueError(f"the tokenizer gives the id {ids.max()}, and the network knows ids up to {n - 1}: "
+                     "they do not fit")
 
 def _which(target, logits, names):
     "The index of the class that is meant"
@@ -113,7 +115,8 @@ def _widths(tokens, fontsize):
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
     font = FontProperties()
-    return [TextPath((0, 0), t, fontsize, prop=font, usetex=False).get_extents().x1/72 if t.strip() else 0. for t in tokens]
+    def width(t): return TextPath((0, 0), t, fontsize, prop=font, usetex=False).get_extents().x1/72
+    return [width(t) if t.strip() else 0. for t in tokens]
 
 def show_tokens(
     tokens,         # `T` strings
@@ -147,8 +150,8 @@ def show_tokens(
     for k, (token, v, w) in enumerate(zip(tokens, s.tolist(), widths)):
         if k in starts[1:]: x, y = .05, y + line
         color = (*(positive if v > 0 else negative), .8*abs(v)/strongest)
-        box = FancyBboxPatch((x + .02, y + .03), w - .04, .23, boxstyle='round,pad=0,rounding_size=.04', color=color, lw=0)
-        ax.add_patch(box)
+        round_ = 'round,pad=0,rounding_size=.04'
+        ax.add_patch(FancyBboxPatch((x + .02, y + .03), w - .04, .23, boxstyle=round_, color=color, lw=0))
         ax.text(x + w/2, y + .15, token, ha='center', va='center_baseline', fontsize=size)
         if numbers: ax.text(x + w/2, y + .35, said[k], ha='center', va='center', fontsize=8, color='.35')
         x += w
