@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from .. import __version__
 from ..core.words import find_layer, layer_names
 from ..io.files import write_whole
+from ..io.hubs import INTERPOLATIONS
 from ..io.question import Question, ask
 from ..io.show import save_image
 from ..paths.integral import path_rule
@@ -27,6 +28,7 @@ def parser()->argparse.ArgumentParser:
     "The options of `xai_ipna`"
     p = argparse.ArgumentParser('xai_ipna', description=_ABOUT)
     _what_options(p.add_argument)
+    _photo_options(p.add_argument)
     _how_options(p.add_argument)
     return p
 
@@ -36,9 +38,9 @@ def _what_options(a):
     a('image', nargs='?', type=Path, metavar='IMAGE', help='a photo; without one, the embedded scene')
     a('--scene', type=int, default=61, metavar='SEED',
       help='which embedded scene, without IMAGE (default: %(default)s)')
-    a('--model', help="a torchvision classifier, or package.module:function that returns a model "
-                      "(default: the embedded network)")
-    a('--weights', help="the name of torchvision weights, such as DEFAULT (downloads them), or a state-dict file")
+    a('--model', help="a torchvision classifier, timm/NAME, hf:DIRECTORY (of transformers), or package.module:function "
+                      "that returns a model (default: the embedded network)")
+    a('--weights', help="a state-dict file, or DEFAULT (or a name of torchvision's weights) to download them")
     a('--first', type=Path, help='a model saved as two pickled modules: the part up to the layer')
     a('--second', type=Path, help='… and the rest, which takes what the first part returns')
     a('--trust-pickle', action='store_true',
@@ -46,6 +48,16 @@ def _what_options(a):
     a('--layer', help='the name of the layer to prune; a wrong one lists the names there are')
     a('--target', help='the class, by index or name (default: the predicted one)')
     a('--box', type=int, nargs=4, metavar=sides, help='the patch, in pixels of what the model sees')
+
+def _photo_options(a):
+    "How a photo is prepared, where it is to be other than the model states"
+    three = dict(type=float, nargs='+', metavar='NUMBER')
+    a('--mean', **three, help="subtracted from the photo's values, 0 to 1: one number, or one per channel "
+                              "(default, also of what follows: what the model states, or ImageNet's)")
+    a('--std', **three, help='… and divided by: the same')
+    a('--size', type=int, help='the shorter side of the resized photo, in pixels')
+    a('--crop', type=int, help='the side of the middle that is cut out of it, in pixels')
+    a('--interpolation', choices=INTERPOLATIONS, help='between the pixels, where the photo is resized')
 
 def _how_options(a):
     "How it is computed, and where the results go"
@@ -59,6 +71,8 @@ def _how_options(a):
     a('--version', action='version', version=__version__)
 
 # %% ../../nbs/commands/01_ipna.ipynb #c10bd1be
+_PHOTO = 'mean', 'std', 'size', 'crop', 'interpolation'
+
 def resolve(
     options,            # Parsed, as by `parser`; defaults are filled in
     complete:bool=True, # Must layer and box be known?
@@ -70,7 +84,7 @@ def resolve(
     _check_network(options)
     q = ask(options.model, options.image, weights=options.weights, first=options.first, second=options.second,
             trust_pickle=options.trust_pickle, target=options.target, layer=options.layer, patch=options.box,
-            scene=options.scene, device=options.device)
+            scene=options.scene, device=options.device, **{k: getattr(options, k) for k in _PHOTO})
     if complete: _check_complete(q)
     if q.layer: find_place(q.score(), find_layer(q.model, q.layer))
     return q
@@ -124,11 +138,13 @@ def result(
         image=image, scene=None if image else options.scene, box=box, **given, target_name=q.target_name,
         trust_pickle=options.trust_pickle, xai_nb=__version__, torch=torch.__version__,
         command=shlex.join(_command(options, image, box, given)))
-    return stages | dict(settings=settings)
+    return stages | dict(settings=settings, preprocess=q.preprocess.record())
 
 def _given(options, q):
     "The options as they were understood, files by their full path"
     given = {k: getattr(options, k) for k in ('model', 'weights', 'first', 'second')}
+    if str(options.model).startswith('hf:'): given['model'] = f'hf:{Path(options.model[3:]).resolve()}'
+    given |= {k: getattr(options, k) for k in _PHOTO}
     given |= dict(layer=q.layer, target=q.target)
     given |= {k: getattr(options, k) for k in ('n_steps', 'percent', 'output', 'curve_steps', 'device')}
     files = ['first', 'second'] if options.first else []
@@ -142,7 +158,8 @@ def _command(options, image, box, given):
     words += ['--box', *map(str, box)]
     for name, value in given.items():
         flag = name if name == 'n_steps' else name.replace('_', '-')
-        if value is not None: words += [f'--{flag}', str(value)]
+        values = value if isinstance(value, list) else [value]
+        if value is not None: words += [f'--{flag}', *map(str, values)]
     return words
 
 def table(
@@ -161,9 +178,9 @@ def run(
     options, # Parsed, as by `parser`
     ):
     "The experiment: writes all files into `options.out`, prints the table"
-    q = resolve(options)
-    kw = dict(baselines=q.baselines, output=options.output, progress=True)
     with warnings.catch_warnings(record=True) as said:
+        q = resolve(options)
+        kw = dict(baselines=q.baselines, output=options.output, progress=True)
         e = traffic_light(q.model, q.inputs, q.target, q.layer, q.patch,
                           n_steps=options.n_steps, percent=options.percent, **kw)
         curves = prune_curve(q.model, q.inputs, q.target, q.layer, _rankings(e), q.patch, _shares(options.percent),
