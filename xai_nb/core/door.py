@@ -38,8 +38,8 @@ def _is_per_image(leaf, n):
     dense = not t.is_nested and t.layout == torch.strided
     has_rows = t.is_nested or t.shape[:1] == (n,)
     if has_rows and not dense:
-        raise ValueError("additional_forward_args: rows cannot be taken of a sparse or nested tensor: give a dense one, "
-                         "or Whole(tensor)")
+        raise ValueError("additional_forward_args: rows cannot be taken of a sparse or nested tensor: give a dense "
+                         "one, or Whole(tensor)")
     if isinstance(leaf, PerImage) and not has_rows:
         raise ValueError(f"additional_forward_args: PerImage needs a tensor with a row for each of {n} images")
     return has_rows and (True if isinstance(leaf, PerImage) or n == 1 else None)
@@ -170,7 +170,7 @@ def check_one_input(
 
 def settle_arguments(
     call:ForwardCall, # Of which it is to be found out what belongs to an image
-    answer,           # From a `ForwardCall` and images to what the model says of them, one by one; `None` where it fails
+    answer,           # From a `ForwardCall` and images to what the model says of each; `None` where it fails
     same,             # Are two answers the same?
 ):
     "Find out which arguments have a row for each image; `ValueError` where that cannot be known"

@@ -142,7 +142,7 @@ class _Below:
         return there
 
     def find(self, call):
-        "Which call is meant, from 0, and which of its tensors have rows; `ValueError` where there is none to start from"
+        "Which call is meant, from 0, and which of its tensors have rows; `ValueError` where none has"
         try: seen = [self.run([0])]
         except torch.OutOfMemoryError: raise
         except Exception as e:
@@ -150,7 +150,8 @@ class _Below:
             except Exception: raise e from None
         number, n = operator.index(call), seen[0].count
         if not n: raise ValueError(not_reached(self.model, self.layer))
-        if not -n <= number < n: raise ValueError(f"the forward pass calls the layer {n} times; there is no call {number}")
+        if not -n <= number < n:
+            raise ValueError(f"the forward pass calls the layer {n} times; there is no call {number}")
         sizes = [self.least]
         try:
             seen.append(self.run([0]*(self.least + 1)))                     # by two sizes of a batch
@@ -176,8 +177,8 @@ class _Below:
         found = torch.autograd.grad([t.sum() for t in answers], others, allow_unused=True) if answers else []
         for t, g in zip(others, found):
             if g is None: continue
-            raise ValueError(f"the layer also has {t.dtype} of shape {tuple(t.shape)}, without a row for each image, and "
-                             "the answer depends on it: it would stay as it is. Choose another layer, or its input")
+            raise ValueError(f"the layer also has {t.dtype} of shape {tuple(t.shape)}, without a row for each image, "
+                             "and the answer depends on it: it would stay as it is. Choose another layer, or its input")
 
     def answer(self, call, images):
         "The model's answers on some images, one by one; `None` where it has none with a row for each"
