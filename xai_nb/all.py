@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['Patch', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'layer_names', 'find_layer', 'Score', 'image_rows',
-           'Whole', 'PerImage', 'for_quantus', 'to_image', 'attribution_scale', 'overlay', 'draw_box', 'color_key',
-           'show_images', 'show_grid', 'save_image', 'load_image', 'Preprocess', 'load_model', 'load_two_parts',
-           'imagenet_categories', 'parse_box', 'saliency', 'input_x_gradient', 'integrated_gradients', 'QUADRATURES',
-           'PathInfo', 'path_rule', 'integrate', 'completeness_gap', 'TooManyPieces', 'distributional_ig',
-           'smooth_grad', 'smooth_grad_sq', 'var_grad', 'smooth_grad_ig', 'expected_gradients', 'random_attribution',
-           'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift', 'deep_lift_shap', 'Moments',
-           'fit_moments', 'pattern_quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of',
-           'load_patterns', 'pattern_net', 'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights',
-           'load_npz_patterns', 'VGG16_NPZ', 'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve',
-           'Atlas', 'ipna_atlas', 'LayerQuestion', 'from_layer', 'RadialNewton', 'DDN', 'DeepFool', 'PGD',
-           'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'DEFAULT_SEARCHES', 'find_boundary',
-           'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift', 'boundary_normal',
-           'Homogeneity', 'is_homogeneous', 'x_gradient', 'remove_bias', 'x_alexnet', 'x_vgg16', 'FixupResNet',
-           'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES', 'mixup',
-           'train_classifier', 'classification_sums', 'show_history', 'Prior', 'training_attributions', 'gini',
+           'Whole', 'PerImage', 'for_quantus', 'ask_text', 'show_tokens', 'to_image', 'attribution_scale', 'overlay',
+           'draw_box', 'color_key', 'show_images', 'show_grid', 'save_image', 'load_image', 'Preprocess', 'load_model',
+           'load_two_parts', 'imagenet_categories', 'parse_box', 'saliency', 'input_x_gradient', 'integrated_gradients',
+           'QUADRATURES', 'PathInfo', 'path_rule', 'integrate', 'completeness_gap', 'TooManyPieces',
+           'distributional_ig', 'smooth_grad', 'smooth_grad_sq', 'var_grad', 'smooth_grad_ig', 'expected_gradients',
+           'gradient_shap', 'random_attribution', 'occlusion', 'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet',
+           'deep_lift', 'deep_lift_shap', 'Moments', 'fit_moments', 'pattern_quality', 'sample_patches', 'Patterns',
+           'fit_patterns', 'patterns_of', 'load_patterns', 'pattern_net', 'pattern_attribution', 'pattern_guided_ig',
+           'load_npz_weights', 'load_npz_patterns', 'VGG16_NPZ', 'conductance', 'ipna', 'top_units', 'prune',
+           'PruneCurve', 'prune_curve', 'Atlas', 'ipna_atlas', 'grad_cam', 'hires_cam', 'layer_gradient_x_activation',
+           'layer_activation', 'units_on_input', 'LayerQuestion', 'from_layer', 'RadialNewton', 'DDN', 'DeepFool',
+           'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary', 'DEFAULT_SEARCHES',
+           'find_boundary', 'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig', 'boundary_deep_lift',
+           'boundary_normal', 'Homogeneity', 'is_homogeneous', 'x_gradient', 'remove_bias', 'x_alexnet', 'x_vgg16',
+           'FixupResNet', 'fixup_resnet50', 'x_fixup_resnet50', 'MODELS', 'load_checkpoint', 'Recipe', 'RECIPES',
+           'mixup', 'train_classifier', 'classification_sums', 'show_history', 'Prior', 'training_attributions', 'gini',
            'sparsity', 'total_variation', 'AXIOMS', 'NotApplicable', 'axiom_report', 'only_for', 'Scorecard',
            'path_attribution', 'traffic_light', 'traffic_light_pictures', 'traffic_light_figure', 'curve_figure',
            'explore_ipna', 'pick_patch', 'pick_point', 'explore_path', 'explore_patterns', 'explore_boundary',
@@ -32,12 +33,14 @@ from .io.show import to_image, attribution_scale, overlay, draw_box, color_key, 
 from .io.show import save_image
 from .io.load import load_image, Preprocess, load_model, load_two_parts, imagenet_categories
 from .io.question import parse_box
+from .io.text import ask_text, show_tokens
 from .paths.gradient import saliency, input_x_gradient
 from .paths.ig import integrated_gradients
 from .paths.integral import QUADRATURES, PathInfo, path_rule, integrate, completeness_gap
 from .paths.kinks import TooManyPieces
 from .paths.averages import distributional_ig, smooth_grad, smooth_grad_sq, var_grad, smooth_grad_ig
-from .paths.averages import expected_gradients, random_attribution
+from .paths.averages import expected_gradients, gradient_shap, random_attribution
+from .paths.occlusion import occlusion
 from .rules.relu import Guided, Deconvnet, guided_backprop, deconvnet
 from .rules.deep_lift import deep_lift, deep_lift_shap
 from .rules.moments import Moments, fit_moments, pattern_quality, sample_patches
@@ -48,6 +51,7 @@ from .inside.layers import conductance
 from .inside.ipna import ipna
 from .inside.prune import top_units, prune, PruneCurve, prune_curve
 from .inside.atlas import Atlas, ipna_atlas
+from .inside.cams import grad_cam, hires_cam, layer_gradient_x_activation, layer_activation, units_on_input
 from .inside.from_layer import LayerQuestion, from_layer
 from .boundary.searches import RadialNewton, DDN, DeepFool, PGD, CarliniWagner, certified_distance, image_bounds
 from .boundary.nearest import Boundary, DEFAULT_SEARCHES, find_boundary
@@ -66,17 +70,18 @@ from .explorers.small import explore_path, explore_patterns, explore_boundary, e
 # %% ../nbs/all.ipynb #e8b5f019
 _all_ = [
     'Patch', 'black_baseline', 'IMAGENET_MEAN', 'IMAGENET_STD', 'layer_names', 'find_layer', 'Score',
-    'image_rows', 'Whole', 'PerImage', 'for_quantus',
+    'image_rows', 'Whole', 'PerImage', 'for_quantus', 'ask_text', 'show_tokens',
     'to_image', 'attribution_scale', 'overlay', 'draw_box', 'color_key', 'show_images', 'show_grid', 'save_image',
     'load_image', 'Preprocess', 'load_model', 'load_two_parts', 'imagenet_categories', 'parse_box',
     'saliency', 'input_x_gradient', 'integrated_gradients', 'QUADRATURES', 'PathInfo', 'path_rule', 'integrate',
     'completeness_gap', 'TooManyPieces', 'distributional_ig', 'smooth_grad', 'smooth_grad_sq', 'var_grad',
-    'smooth_grad_ig', 'expected_gradients', 'random_attribution',
+    'smooth_grad_ig', 'expected_gradients', 'gradient_shap', 'random_attribution', 'occlusion',
     'Guided', 'Deconvnet', 'guided_backprop', 'deconvnet', 'deep_lift', 'deep_lift_shap', 'Moments', 'fit_moments',
     'pattern_quality', 'sample_patches', 'Patterns', 'fit_patterns', 'patterns_of', 'load_patterns',
     'pattern_net', 'pattern_attribution', 'pattern_guided_ig', 'load_npz_weights', 'load_npz_patterns',
     'VGG16_NPZ',
     'conductance', 'ipna', 'top_units', 'prune', 'PruneCurve', 'prune_curve', 'Atlas', 'ipna_atlas',
+    'grad_cam', 'hires_cam', 'layer_gradient_x_activation', 'layer_activation', 'units_on_input',
     'LayerQuestion', 'from_layer',
     'RadialNewton', 'DDN', 'DeepFool', 'PGD', 'CarliniWagner', 'certified_distance', 'image_bounds', 'Boundary',
     'DEFAULT_SEARCHES', 'find_boundary', 'boundary_saliency', 'boundary_smooth_grad', 'boundary_ig',
