@@ -222,43 +222,48 @@ def filled_up(
 
 class _Swapped:
     "While one thread asks a model with other weights in place of its own, no other thread asks anything"
-    def __init__(self): self.free, self.mine, self.inside = Condition(), local(), 0
+    def __init__(self): self.free, self.mine, self.inside, self.taken = Condition(), local(), 0, False
+
+    def _go(self, more, taken=None):
+        "So many threads more are inside; has one of them all to itself?"
+        self.inside += more
+        if taken is not None: self.taken = taken
+        self.free.notify_all()
 
     @contextmanager
-    def _hold(self, free, enter, leave):
-        if getattr(self.mine, 'depth', 0): yield; return                        # this thread is inside already
+    def together(self):
+        "Ask a model with its own weights"
+        if getattr(self.mine, 'depth', 0):                                      # this thread is inside already
+            yield
+            return
         with self.free:
-            self.free.wait_for(free)
-            enter()
+            self.free.wait_for(lambda: not self.taken)
+            self._go(1)
         self.mine.depth = 1
         try: yield
         finally:
             self.mine.depth = 0
-            with self.free:
-                leave()
-                self.free.notify_all()
-
-    def together(self): return self._hold(lambda: self.inside >= 0, lambda: self._add(1), lambda: self._add(-1))
+            with self.free: self._go(-1)
 
     @contextmanager
     def alone(self):
         "From inside of `together`, once the others have left; for a moment this thread is not inside itself"
+        if getattr(self.mine, 'alone', False):
+            yield
+            return
+        was = getattr(self.mine, 'depth', 0)
         with self.free:
-            if getattr(self.mine, 'alone', False): nested = True
-            else:
-                nested, was = False, getattr(self.mine, 'depth', 0)
-                self.inside -= was
-                self.free.notify_all()
-                self.free.wait_for(lambda: not self.inside)
-                self.inside, self.mine.alone, self.mine.depth = -1, True, 1
+            self._go(-was)
+            try: self.free.wait_for(lambda: not (self.inside or self.taken))
+            except BaseException:                                               # interrupted: as it was
+                self._go(was)
+                raise
+            self._go(0, True)
+        self.mine.alone, self.mine.depth = True, 1
         try: yield
         finally:
-            if not nested:
-                with self.free:
-                    self.inside, self.mine.alone, self.mine.depth = was, False, was
-                    self.free.notify_all()
-
-    def _add(self, n): self.inside += n
+            self.mine.alone, self.mine.depth = False, was
+            with self.free: self._go(was, False)
 
 swapped = _Swapped()
 
