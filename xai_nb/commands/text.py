@@ -6,11 +6,12 @@
 __all__ = ['parser', 'TokenShares', 'token_shares', 'table', 'resolve', 'result', 'run', 'main']
 
 # %% ../../nbs/commands/02_text.ipynb #5dfab739
-import argparse, json, os, shlex, sys, tempfile, torch
+import argparse, json, os, shlex, tempfile, torch
 from pathlib import Path
 from typing import NamedTuple
 from torch import Tensor
 from .. import __version__
+from .ipna import exit_code
 from ..core.score import Score
 from ..inside.from_layer import from_layer
 from ..io.text import TextQuestion, ask_text, show_tokens
@@ -124,13 +125,5 @@ def run(
 def main(
     argv=None, # The words after the command; `None`: those it was called with
     ):         # Exit code, `None` where all went well
-    "`xai_text`; exit code 1 where results cannot be written or memory runs out, 2 for bad input, 130 when interrupted"
-    options = parser().parse_args(argv)
-    try: run(options)
-    except KeyboardInterrupt: return _fail('interrupted', 130)
-    except (ValueError, TypeError, FileNotFoundError) as e: return _fail(e, 2)
-    except (OSError, RuntimeError) as e: return _fail(e, 1)
-
-def _fail(e, code):
-    print(f'xai_text: error: {e}', file=sys.stderr)
-    return code
+    "`xai_text`; exit codes as of `exit_code`"
+    return exit_code('xai_text', run, parser().parse_args(argv))
